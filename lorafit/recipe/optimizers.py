@@ -1,0 +1,36 @@
+"""The optimizers: AdamW with 32- or 8-bit moments, in device memory or in paged memory."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+OptimizerName = Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"]
+
+# bitsandbytes keeps the moments of a smaller tensor in 32 bits, and pages none below the second size
+SMALLEST_8BIT_VALUES = 4096
+SMALLEST_PAGED_VALUES = 100_000
+BLOCK_VALUES = 256  # moments that share one float32 scale
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """What a name of the recipe stands for."""
+
+    bits: int
+    paged: bool
+
+    @property
+    def needs_bitsandbytes(self) -> bool:
+        """Plain AdamW is torch's own."""
+        return self.bits == 8 or self.paged
+
+    def state_bytes(self, values: int) -> int:
+        """Bytes of both moments of one trained tensor of so many values."""
+        if self.bits == 8 and values >= SMALLEST_8BIT_VALUES:
+            return 2 * (values + 4 * -(-values // BLOCK_VALUES))
+        return 8 * values
+
+
+OPTIMIZERS: dict[OptimizerName, Optimizer] = {
+    name: Optimizer(bits=8 if name.endswith("8bit") else 32, paged=name.startswith("paged"))
+    for name in get_args(OptimizerName)
+}

@@ -1,0 +1,9 @@
+"""The base of every block of a recipe: frozen, strict, and closed to unknown keys."""
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Spec(BaseModel):
+    """A block of a recipe. Strict: `"8"` is no number and `true` is no 1; an int may stand for a float."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, hide_input_in_errors=True)
