@@ -1,0 +1,1 @@
+"""The data room: rows become conversations, conversations become tokens, tokens become packs."""

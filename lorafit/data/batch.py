@@ -1,0 +1,39 @@
+"""Packs as one flat sequence: what a forward pass takes."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lorafit.data.packing import Packs
+from lorafit.data.token_rows import TokenRows, offsets, ranges
+
+IGNORED = -100  # the label of a token that is not trained
+
+
+@dataclass(frozen=True)
+class FlatBatch:
+    """Documents laid end to end. A label stands at its own token, and is compared with the logits before it."""
+
+    input_ids: NDArray[np.int64]  # [S]
+    position_ids: NDArray[np.int64]  # [S], from 0 in each document
+    labels: NDArray[np.int64]  # [S], -100 where nothing is trained and at the start of each document
+    lengths: list[int]  # of the documents; their sum is S
+
+    @property
+    def target_tokens(self) -> int:
+        """Give how many tokens the loss counts."""
+        return int((self.labels != IGNORED).sum())
+
+
+def flat_batch(rows: TokenRows, packs: Packs, indices: NDArray[np.int64]) -> FlatBatch:
+    """Lay the documents of some packs end to end."""
+    chosen = packs.rows_of(indices)
+    lengths = rows.lengths[chosen]
+    index = ranges(rows.starts[:-1][chosen], lengths)
+    tokens = rows.tokens[index].astype(np.int64)
+    labels = np.where(rows.trained[index], tokens, IGNORED)
+    starts = offsets(lengths)[:-1]
+    labels[starts] = IGNORED
+    positions = np.arange(len(index), dtype=np.int64) - np.repeat(starts, lengths)
+    return FlatBatch(tokens, positions, labels, lengths.tolist())

@@ -1,0 +1,170 @@
+"""One source, from its rows to tokens, with the account of what became of each row."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from lorafit.data import files
+from lorafit.data.chat import ChatRenderer, Rendered, TemplateFault
+from lorafit.data.faults import BadRow, ReadLog, grouped
+from lorafit.data.lengths import Overlong
+from lorafit.data.report import Counts, FileRecord, SourceReport
+from lorafit.data.rows import SKIP_HINT, Row, local_files, read_examples
+from lorafit.data.token_rows import RowBuilder, TokenRows
+from lorafit.data.tokens import Encoded, Encoder
+from lorafit.errors import DataError, Fault
+from lorafit.recipe.formats import Conversation, Example, PlainText, RowFault
+from lorafit.recipe.schema import DataSpec, Source, Validation
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+WINDOW_ROWS = 512
+Draft = tuple[Row, Rendered | PlainText]
+
+_REMARKS = {
+    "apart": "{n} rows: a token would have joined an answer to what stands beside it, so they were "
+    "tokenised apart, as at inference",
+    "rewritten": "{n} rows: the template writes an earlier answer otherwise once it is history, so what stands "
+    "before that answer differs from what the model is given at inference",
+    "special": "{n} rows hold a special token in a text of their own; it is read as that token",
+    "no stop": "{n} rows: what ends an answer is several tokens, at which generation cannot stop; use the model's "
+    "own template, or one that ends with its end-of-text token",
+}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The rows of a source in tokens, and their account."""
+
+    rows: TokenRows
+    report: SourceReport
+
+
+class Loader:
+    """Loads the sources of a recipe and gathers everything that is wrong with any of them."""
+
+    def __init__(self, data: DataSpec, tokenizer: "PreTrainedTokenizerBase") -> None:
+        self.data = data
+        self.encoder = Encoder(tokenizer)
+        self.renderer = ChatRenderer(tokenizer, data.train_on)
+        self.faults: list[Fault] = []
+
+    def load(self, source: Source | Validation) -> Loaded | None:
+        """Load one source. What is wrong is added to `faults`; None when nothing could be read."""
+        log = ReadLog()
+        try:
+            name, examples = read_examples(source, log)
+            loading = _Loading(self, source, log)
+            loading.take(examples)
+        except DataError as error:
+            self.faults += [*log.faults, *error.faults]
+            return None
+        self.faults += loading.faults()
+        return Loaded(loading.builder.build(), loading.report(name))
+
+
+class _Loading:
+    """One source on its way."""
+
+    def __init__(self, loader: Loader, source: Source | Validation, log: ReadLog) -> None:
+        self.data, self.encoder, self.renderer = loader.data, loader.encoder, loader.renderer
+        self.source, self.log = source, log
+        self.builder = RowBuilder()
+        self.overlong = Overlong(self.data.max_length, self.data.on_overlong)
+        self.unmaskable: list[BadRow] = []
+        self.remarks: Counter[str] = Counter()
+        self.special = re.compile("|".join(map(re.escape, _special_tokens(loader.encoder.tokenizer))) or "(?!)")
+
+    def take(self, examples: Iterator[tuple[Row, Example]]) -> None:
+        """Render, tokenise and keep rows, a window at a time."""
+        while window := list(islice(examples, WINDOW_ROWS)):
+            drafts = list(self._rendered(window))
+            encoded = self.encoder.encode([draft for _, draft in drafts])
+            for (row, draft), result in zip(drafts, encoded, strict=True):
+                if isinstance(result, RowFault):
+                    self.log.bad_row(row.origin, result)
+                else:
+                    self._keep(row, draft, result)
+
+    def _rendered(self, window: Iterable[tuple[Row, Example]]) -> Iterator[Draft]:
+        for row, example in window:
+            self.remarks["special"] += any(map(self.special.search, _texts(example)))
+            if isinstance(example, PlainText):
+                yield row, example
+                continue
+            try:
+                yield row, self.renderer.render(example)
+            except TemplateFault as fault:
+                self.unmaskable.append(BadRow(row.origin, fault.reason, fault.code, fault.found))
+            except RowFault as fault:
+                self.log.bad_row(row.origin, fault)
+
+    def _keep(self, row: Row, draft: Rendered | PlainText, encoded: Encoded) -> None:
+        kept, unfinished = self.overlong.fit(encoded, row.origin)
+        if kept is None:
+            return
+        self.builder.add(kept, row.file, row.line, unfinished=unfinished)
+        self.remarks["apart"] += encoded.apart
+        self.remarks["no stop"] += not encoded.ends_with_token
+        self.remarks["rewritten"] += isinstance(draft, Rendered) and draft.history_rewritten
+
+    @property
+    def read(self) -> int:
+        """Rows met, of whatever fate."""
+        return len(self.builder.line) + self.overlong.dropped + self.log.bad_count + len(self.unmaskable)
+
+    def faults(self) -> list[Fault]:
+        """Give what must stop the run."""
+        found = [*self.log.faults, *grouped(self.unmaskable, "use another template (data.chat_template)")]
+        if self.data.on_bad_row == "error":
+            found += grouped(self.log.bad, SKIP_HINT)
+        found += self.overlong.fault(str(self.source.path), self.read)
+        if not found and not self.builder.line:
+            what = f"none of {self.read:,} rows is left" if self.read else "holds no rows"
+            found.append(Fault(what, str(self.source.path), code="E3-NO-ROWS"))
+        return found
+
+    def report(self, name: str) -> SourceReport:
+        """Give the account of the source."""
+        lengths = [len(tokens) for tokens in self.builder.tokens]
+        return SourceReport(
+            path=str(self.source.path),
+            use="train" if isinstance(self.source, Source) else "validation",
+            format=name,
+            detected=self.source.format == "auto",
+            counts=Counts(
+                read=self.read,
+                kept=len(lengths),
+                dropped=self.overlong.dropped,
+                truncated=self.overlong.truncated,
+                bad=self.log.bad_count,
+            ),
+            files=_records(self.source),
+            bad_rows=self.log.bad,
+            tokens=sum(lengths),
+            target_tokens=sum(int(flags[1:].sum()) for flags in self.builder.trained),
+            longest=self.overlong.longest,
+            notes=[*self.log.notes, *self._remarks()],
+        )
+
+    def _remarks(self) -> list[str]:
+        return [text.format(n=f"{self.remarks[key]:,}") for key, text in _REMARKS.items() if self.remarks[key]]
+
+
+def _records(source: Source | Validation) -> list[FileRecord]:
+    paths = local_files(source) or []
+    return [FileRecord(str(path), path.stat().st_size, files.sha256(path)) for path in paths]
+
+
+def _special_tokens(tokenizer: "PreTrainedTokenizerBase") -> list[str]:
+    return sorted(filter(None, tokenizer.all_special_tokens), key=len, reverse=True)
+
+
+def _texts(example: Example) -> list[str]:
+    if isinstance(example, Conversation):
+        return [message.content for message in example.messages if message.content]
+    return [example.prompt, example.completion]

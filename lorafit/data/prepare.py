@@ -1,0 +1,156 @@
+"""From a recipe to what the model is trained on: pure in the files, the tokenizer and the settings."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lorafit.data.held_out import check_leaks, duplicates, split
+from lorafit.data.load import Loaded, Loader
+from lorafit.data.mixing import weighted
+from lorafit.data.packing import Packs, pack, unpacked
+from lorafit.data.report import DataReport, SetReport, fingerprint
+from lorafit.data.token_rows import TokenRows, joined, offsets
+from lorafit.errors import DataError
+from lorafit.recipe.schema import Recipe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["Packs", "PreparedData", "TokenRows", "prepare"]
+
+DATA_VERSION = 1  # of the way from text to tokens; a change makes old prepared data another
+_DATED = "strftime_now"
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """What is trained and validated on, and the account of where it came from."""
+
+    train: TokenRows
+    train_packs: Packs
+    validation: TokenRows | None
+    validation_packs: Packs | None
+    report: DataReport
+
+    @property
+    def fingerprint(self) -> str:
+        """Name everything that changes tokens."""
+        return self.report.fingerprint
+
+
+def prepare(recipe: Recipe, tokenizer: "PreTrainedTokenizerBase") -> PreparedData:
+    """Read, check, render, tokenise, split, mix and pack the rows of a recipe.
+
+    Raises DataError with everything that is wrong with any row or source, ModelError for a tokenizer that
+    cannot be used.
+    """
+    loader = Loader(recipe.data, tokenizer)
+    sources = [loader.load(source) for source in recipe.data.train]
+    held_out = _own_validation(recipe, loader)
+    if loader.faults:
+        raise DataError(loader.faults)
+    loaded = [source for source in sources if source is not None]
+    rows = joined([source.rows for source in loaded])
+    chosen, validation = _divide(recipe, rows, held_out)
+    mixed = _mixed(recipe, loaded, chosen)
+    if len(chosen) < len(rows):
+        rows, mixed = rows.take(chosen), np.searchsorted(chosen, mixed)
+    train_packs = _packed(recipe, rows, mixed)
+    packs = None if validation is None else _packed(recipe, validation, np.arange(len(validation)))
+    reports = [source.report for source in [*loaded, *([held_out] if held_out else [])]]
+    report = DataReport(
+        sources=reports,
+        train=_set_report(rows, train_packs, recipe.data.max_length),
+        validation=_set_report(validation, packs, recipe.data.max_length) if validation and packs else None,
+        max_length=recipe.data.max_length,
+        histogram=_histogram(rows.lengths),
+        fingerprint=_fingerprint(recipe, tokenizer, [*loaded, *([held_out] if held_out else [])]),
+        notes=_template_notes(tokenizer),
+    )
+    return PreparedData(rows, train_packs, validation, packs, report)
+
+
+def _own_validation(recipe: Recipe, loader: Loader) -> Loaded | None:
+    held_out = recipe.data.validation
+    return loader.load(held_out) if held_out is not None and held_out.path is not None else None
+
+
+def _divide(recipe: Recipe, rows: TokenRows, held_out: Loaded | None) -> tuple[NDArray[np.int64], TokenRows | None]:
+    """Give the numbers of the rows to train on, and the rows to validate on."""
+    everything = np.arange(len(rows), dtype=np.int64)
+    if held_out is not None:
+        check_leaks(rows, held_out.rows)
+        return everything, held_out.rows
+    if recipe.data.validation is None:
+        return everything, None
+    fraction = recipe.data.validation.fraction
+    assert fraction is not None
+    train, validation = split(rows.hashes(), fraction, recipe.seed)
+    return train, rows.take(validation)
+
+
+def _mixed(recipe: Recipe, loaded: Sequence[Loaded], chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Give the rows to train on as often as the weight of their source says."""
+    edges = offsets(np.array([len(source.rows) for source in loaded], dtype=np.int64))
+    parts = []
+    for number, source in enumerate(recipe.data.train):
+        own = chosen[(chosen >= edges[number]) & (chosen < edges[number + 1])]
+        parts.append(own if source.weight == 1 else weighted(own, source.weight, recipe.seed, number))
+    return np.concatenate(parts)
+
+
+def _packed(recipe: Recipe, rows: TokenRows, chosen: NDArray[np.int64]) -> Packs:
+    if not recipe.data.packing:
+        return unpacked(chosen)
+    return pack(chosen, rows.lengths[chosen], recipe.data.max_length, recipe.seed)
+
+
+def _set_report(rows: TokenRows, packs: Packs, max_length: int) -> SetReport:
+    every = np.arange(len(packs))
+    tokens = packs.tokens(rows, every)
+    return SetReport(
+        rows=len(packs.rows),
+        duplicates=duplicates(rows.hashes()[np.unique(packs.rows)]),
+        packs=len(packs),
+        tokens=tokens,
+        target_tokens=packs.target_tokens(rows, every),
+        fill=tokens / (len(packs) * max_length),
+    )
+
+
+def _histogram(lengths: NDArray[np.int64]) -> dict[str, int]:
+    """Count rows by length: the key is the power of two that a row does not exceed."""
+    powers = np.ceil(np.log2(np.maximum(lengths, 1))).astype(np.int64)
+    counts = np.bincount(powers)
+    return {str(2**power): int(count) for power, count in enumerate(counts) if count}
+
+
+def _template_notes(tokenizer: "PreTrainedTokenizerBase") -> list[str]:
+    if _DATED not in str(tokenizer.chat_template):
+        return []
+    return ["the chat template writes today's date, so that the tokens differ from day to day"]
+
+
+def _fingerprint(recipe: Recipe, tokenizer: "PreTrainedTokenizerBase", loaded: Sequence[Loaded]) -> str:
+    return fingerprint(
+        {
+            "version": DATA_VERSION,
+            "seed": recipe.seed,
+            "data": recipe.data.model_dump(mode="json", exclude={"chat_template"}),
+            "content": [_content(source) for source in loaded],
+            "template": str(tokenizer.chat_template),
+            "special_tokens": {key: str(value) for key, value in tokenizer.special_tokens_map.items()},
+            "tokenizer": hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest(),
+        }
+    )
+
+
+def _content(source: Loaded) -> list[str]:
+    """Name the bytes of a source: its files', or (for a hub data set) its tokens'."""
+    if source.report.files:
+        return [record.sha256 for record in source.report.files]
+    return [hashlib.sha256(source.rows.tokens.tobytes() + source.rows.trained.tobytes()).hexdigest()]

@@ -1,0 +1,127 @@
+"""What became of every row: the account of the data that a run leaves in its manifest."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+
+from lorafit.data.faults import BadRow
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """A file that rows were read from."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Rows: `read = kept + dropped + bad`; those truncated are kept."""
+
+    read: int = 0
+    kept: int = 0
+    dropped: int = 0
+    truncated: int = 0
+    bad: int = 0
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(
+            self.read + other.read,
+            self.kept + other.kept,
+            self.dropped + other.dropped,
+            self.truncated + other.truncated,
+            self.bad + other.bad,
+        )
+
+
+@dataclass(frozen=True)
+class SourceReport:
+    """The account of one source."""
+
+    path: str
+    use: str  # train or validation
+    format: str
+    detected: bool
+    counts: Counts
+    files: list[FileRecord]
+    bad_rows: list[BadRow]
+    tokens: int
+    target_tokens: int
+    longest: int
+    notes: list[str]
+
+    def as_text(self) -> str:
+        """Give the account in a line."""
+        counts = self.counts
+        gone = [
+            f"{number:,} {what}"
+            for number, what in (
+                (counts.dropped, "dropped"),
+                (counts.truncated, "truncated"),
+                (counts.bad, "bad"),
+            )
+            if number
+        ]
+        seen = " (detected)" if self.detected else ""
+        lost = f" ({', '.join(gone)})" if gone else ""
+        return f"{self.use}: {self.path}: {counts.kept:,} of {counts.read:,} rows{lost}, format {self.format}{seen}"
+
+
+@dataclass(frozen=True)
+class SetReport:
+    """A set as it is trained or validated on, after splitting and mixing."""
+
+    rows: int
+    duplicates: int  # rows that an earlier one already says, word for word
+    packs: int
+    tokens: int
+    target_tokens: int
+    fill: float  # share of the packs' room that holds tokens
+
+    def as_text(self, max_length: int) -> str:
+        """Give the sizes of the set in a line."""
+        share = 100 * self.target_tokens / max(1, self.tokens)
+        same = f" ({self.duplicates:,} of them said before)" if self.duplicates else ""
+        return (
+            f"{self.rows:,} rows{same} in {self.packs:,} packs of up to {max_length:,} tokens "
+            f"({100 * self.fill:.1f}% full), {self.tokens:,} tokens, {self.target_tokens:,} trained ({share:.0f}%)"
+        )
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """The account of all data of a run."""
+
+    sources: list[SourceReport]
+    train: SetReport
+    validation: SetReport | None
+    max_length: int
+    fingerprint: str  # of everything that changes tokens
+    histogram: dict[str, int]  # rows by tokens, up to
+    notes: list[str]  # on the template; those on the rows stand with their source
+
+    @property
+    def counts(self) -> Counts:
+        """Give the counts over all sources."""
+        return sum((source.counts for source in self.sources), Counts())
+
+    def as_json(self) -> dict[str, object]:
+        """Give the account to a program."""
+        return {**asdict(self), "counts": asdict(self.counts)}
+
+    def as_text(self) -> str:
+        """Give the account to a person, a line for each fact."""
+        lines = [source.as_text() for source in self.sources]
+        lines.append(f"train: {self.train.as_text(self.max_length)}")
+        if self.validation is not None:
+            lines.append(f"validation: {self.validation.as_text(self.max_length)}")
+        remarks = [f"{source.path}: {note}" for source in self.sources for note in source.notes]
+        return "\n".join([*lines, *(f"note: {note}" for note in [*self.notes, *remarks])])
+
+
+def fingerprint(facts: dict[str, object]) -> str:
+    """Hash facts in canonical form."""
+    text = json.dumps(facts, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
