@@ -1,0 +1,340 @@
+"""One decoder layer of transformers with PEFT's adapters, played on a tape: what it keeps, and its worst moment.
+
+Each method mirrors the modelling code it stands for, temporaries and lifetimes included: RMSNorm computes in float32
+and keeps that copy; PEFT brings the input of an adapter to the adapter's float32, and autocast takes it back to 16
+bits once for each of q, k and v; a 4-bit product unpacks its weight in the forward and in the backward.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from lorafit.plan.layers import Attention, Layer, Linear, Mlp, ModelShape, NormKind
+from lorafit.plan.tape import CONSTANT, Form, Tape, Tensor
+
+FLOAT32 = 4
+# up to so many tokens bitsandbytes may multiply by the packed weight itself, in its forward
+FUSED_4BIT_TOKENS = 1536
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a layer is trained, as far as its memory goes."""
+
+    compute_bytes: int  # of an activation in a product: 2 under autocast, else 4
+    packed: Literal["no", "4bit", "int8"] = "no"
+    full: bool = False  # the base weights themselves are trained, in float32
+    dora: bool = False
+    dropout: bool = False
+    explicit_attention: bool = False  # every score is written out: soft caps, sinks, `attention: eager`
+
+    @property
+    def autocast(self) -> bool:
+        """Products run in 16 bits though the trained weights have 32."""
+        return self.compute_bytes < FLOAT32
+
+
+@dataclass(frozen=True)
+class LayerMemory:
+    """What playing one layer showed; forms are bytes per token and width."""
+
+    peak: Form  # live at the worst moment of its forward and backward, its input included
+    kept: Form  # live after its forward: what its backward needs
+    pinned: Form  # of that, what recomputation cannot drop
+    input_bytes: int  # per hidden unit of the residual stream
+    output_bytes: int
+
+
+def play_layer(
+    layer: Layer, tape: Tape, setting: Setting, adapted: frozenset[str], *, input_bytes: int, first: bool
+) -> LayerMemory:
+    """Play forward and backward; `first` marks the layer whose input needs no gradient."""
+    player = _Player(tape, setting, adapted)
+    hidden = tape.tensor("hidden", input_bytes, needs_grad=setting.full or not first)
+    output = player.layer(layer, hidden)
+    del hidden
+    tape.finish_forward()
+    kept = tape.live_form(without=output)
+    tape.backward(output)
+    return LayerMemory(tape.peak, kept, player.pinned_form(), input_bytes, output.bytes_each)
+
+
+class _Player:
+    def __init__(self, tape: Tape, setting: Setting, adapted: frozenset[str]) -> None:
+        self.tape, self.setting, self.adapted = tape, setting, adapted
+        self.size = setting.compute_bytes
+        self._pinned: dict[int, tuple[str, int]] = {}
+
+    def pinned_form(self) -> Form:
+        per_token: dict[str, int] = {}
+        for symbol, size in self._pinned.values():
+            per_token[symbol] = per_token.get(symbol, 0) + size
+        return Form(per_token)
+
+    def layer(self, layer: Layer, x: Tensor) -> Tensor:
+        if layer.order == "parallel":
+            normed = self.norm(x, layer.norm)
+            return self.add(self.add(x, self.attention(layer.attention, normed)), self.mlp(layer.mlp, normed))
+        x = self.add(x, self.branch(layer, x, attention=True))
+        return self.add(x, self.branch(layer, x, attention=False))
+
+    def branch(self, layer: Layer, x: Tensor, *, attention: bool) -> Tensor:
+        inner = x if layer.order == "post" else self.norm(x, layer.norm)
+        out = self.attention(layer.attention, inner) if attention else self.mlp(layer.mlp, inner)
+        del inner
+        if layer.order != "pre":
+            return self.norm(out, layer.norm)
+        return self.scaled(out) if layer.scaled_branches else out
+
+    # --- elementwise
+
+    def cast(self, x: Tensor, size: int) -> Tensor:
+        return x if x.bytes_each == size else self.tape.record(x.symbol, size, [x])
+
+    def add(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.tape.record(a.symbol, max(a.bytes_each, b.bytes_each), [a, b], passes_on=True)
+
+    def norm(self, x: Tensor, kind: NormKind) -> Tensor:
+        wide = self.cast(x, FLOAT32)
+        if kind == "layer":  # autocast runs it in float32 and leaves it there
+            return self.tape.record(x.symbol, FLOAT32, [wide], saved=[wide], scratch=[(x.symbol, FLOAT32)])
+        if kind == "centred":  # x less its mean, once for the variance and once for the product
+            wide = self.tape.record(x.symbol, FLOAT32, [wide], saved=[self.tape.temporary(x.symbol, FLOAT32)])
+        squared = self.tape.temporary(x.symbol, FLOAT32)
+        del squared
+        # the backward of x^2 builds three tensors of the same size
+        normal = self.tape.record(x.symbol, FLOAT32, [wide], saved=[wide], scratch=[(x.symbol, 3 * FLOAT32)])
+        del wide
+        if kind == "rms":
+            return self.weighted(self.cast(normal, x.bytes_each))
+        return self.cast(self.weighted(normal), x.bytes_each)
+
+    def weighted(self, x: Tensor) -> Tensor:
+        """Times the scale of a norm, which keeps x only where that scale is trained."""
+        trains = self.setting.full
+        return self.tape.record(x.symbol, x.bytes_each, [x], saved=[x] if trains else [], trains=trains)
+
+    def activation(self, x: Tensor, symbol: str, *, composed: bool = False) -> Tensor:
+        if not composed:
+            return self.tape.record(symbol, x.bytes_each, [x], saved=[x])
+        # gelu_new is written out: under autocast its power is float32, and so is all that follows
+        wide = self.cast(x, FLOAT32)
+        tanh = self.tape.record(symbol, FLOAT32, [wide], saved=[wide], saves_output=True)
+        return self.product(self.scaled(tanh), self.scaled(x))
+
+    def product(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.tape.record(a.symbol, max(a.bytes_each, b.bytes_each), [a, b], saved=[a, b])
+
+    # --- linears
+
+    def linear(self, x: Tensor, linear: Linear, symbol: str) -> Tensor:
+        result = self.base(x, linear, symbol)
+        if linear.name not in self.adapted:
+            return result
+        if self.setting.packed == "4bit":  # PEFT clones it, in defence against views
+            result = self.tape.record(symbol, result.bytes_each, [result], passes_on=True)
+        converts = self.setting.packed == "no" or not self.setting.autocast
+        inner = self.cast(x, FLOAT32) if converts else x
+        if self.setting.dora:
+            result = self.add(result, self.dora_update(inner, result, linear, symbol))
+        else:
+            result = self.add(result, self.scaled(self.low_rank(inner, linear, symbol)))
+        return self.cast(result, self.size) if converts else result
+
+    def base(self, x: Tensor, linear: Linear, symbol: str) -> Tensor:
+        narrow = self.cast(x, self.size)
+        if self.setting.full:
+            return self.trained_product(narrow, symbol, linear.weights)
+        if self.setting.packed == "no":
+            return self.tape.record(symbol, self.size, [narrow])
+        unpacked = linear.weights * self.size
+        if self.setting.packed == "int8":  # keeps its input where checkpointing does not see it
+            self._pin(narrow)
+            quantised = self.tape.temporary(x.symbol, 1)
+            out = self.tape.record(symbol, self.size, [narrow], saved=[narrow], scratch=[(CONSTANT, unpacked)])
+            del quantised
+            return self.cast(out, x.bytes_each)
+        unpacked += linear.weights // 16  # with the scales of its blocks of 64, in float32
+        weight = self.tape.temporary(CONSTANT, unpacked if self.tape.tokens > FUSED_4BIT_TOKENS else 0)
+        out = self.tape.record(symbol, self.size, [narrow], scratch=[(CONSTANT, unpacked)])
+        del weight
+        return self.cast(out, x.bytes_each)
+
+    def _pin(self, x: Tensor) -> None:
+        if x.needs_grad:
+            self._pinned[x.edge] = (x.symbol, x.bytes_each)
+
+    def trained_product(self, x: Tensor, symbol: str, values: int) -> Tensor:
+        """A product with a trained weight: keeps its input, and autocast's copy of the weight."""
+        narrow = self.cast(x, self.size)
+        copy_bytes = values * self.size if self.setting.autocast else 0
+        copy = self.tape.temporary(CONSTANT, copy_bytes)
+        return self.tape.record(
+            symbol, self.size, [narrow], saved=[narrow, copy], scratch=[(CONSTANT, copy_bytes)], trains=True
+        )
+
+    def low_rank(self, x: Tensor, linear: Linear, symbol: str) -> Tensor:
+        rank = self.tape.widths["rank"]
+        return self.trained_product(
+            self.trained_product(self.dropped(x), "rank", rank * linear.in_features),
+            symbol,
+            rank * linear.out_features,
+        )
+
+    def dropped(self, x: Tensor) -> Tensor:
+        if not self.setting.dropout:
+            return x
+        mask = self.tape.temporary(x.symbol, 1)
+        return self.tape.record(x.symbol, x.bytes_each, [x], saved=[mask])
+
+    def scaled(self, x: Tensor) -> Tensor:
+        return self.tape.record(x.symbol, x.bytes_each, [x])
+
+    def dora_update(self, x: Tensor, result: Tensor, linear: Linear, symbol: str) -> Tensor:
+        """(m / norm - 1) * base + (m / norm) * B A x: the norm is taken over a weight built on the spot."""
+        built = self.tape.temporary(CONSTANT, 4 * linear.weights * x.bytes_each)
+        del built
+        update = self.low_rank(x, linear, symbol)
+        own = self.tape.record(symbol, FLOAT32, [result], saved=[result], trains=True)
+        return self.add(own, self.scaled(self.tape.record(symbol, FLOAT32, [update], saved=[update], trains=True)))
+
+    # --- attention
+
+    def attention(self, attention: Attention, x: Tensor) -> Tensor:
+        if attention.kind == "gated_delta":
+            return self.gated_delta(attention, x)
+        query, key, value = self.projected(attention, x)
+        mixed = self.explicit(query, key, value) if self.setting.explicit_attention else self.flash(query, key, value)
+        if self.gated_query(attention):
+            mixed = self.product(mixed, self.activation(query, "query"))
+        return self.linear(mixed, attention.output, "hidden")
+
+    def projected(self, attention: Attention, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries and keys with their positions, and values."""
+        if attention.kind == "latent":
+            return self.latent(attention, x)
+        if attention.fused:
+            both = self.linear(x, attention.inward[0], "query, key, value")
+            return self.rotated(both, "query"), self.rotated(both, "key"), both
+        query_proj, key_proj, value_proj = attention.inward
+        query = self.linear(x, query_proj, "query and gate" if self.gated_query(attention) else "query")
+        key, value = self.linear(x, key_proj, "key"), self.linear(x, value_proj, "key")
+        if attention.qk_norm:
+            query, key = self.norm(query, "rms"), self.norm(key, "rms")
+        return self.rotated(query, "query"), self.rotated(key, "key"), value
+
+    def gated_query(self, attention: Attention) -> bool:
+        return not attention.fused and attention.inward[0].out_features == 2 * attention.query_width
+
+    def latent(self, attention: Attention, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        *query_projs, narrow_proj, wide_proj = attention.inward
+        query = self.linear(x, query_projs[0], "query" if len(query_projs) == 1 else "query latent")
+        if len(query_projs) > 1:
+            query = self.linear(self.norm(query, "rms"), query_projs[1], "query")
+        narrow = self.norm(self.linear(x, narrow_proj, "key latent"), "rms")
+        both = self.linear(narrow, wide_proj, "key and value")
+        return self.rotated(query, "query"), self.rotated(both, "query"), both
+
+    def rotated(self, x: Tensor, symbol: str) -> Tensor:
+        """x cos + rotate_half(x) sin."""
+        meanwhile = self.tape.temporary(symbol, 2 * x.bytes_each)
+        out = self.tape.record(symbol, x.bytes_each, [x], scratch=[(symbol, x.bytes_each)])
+        del meanwhile
+        return out
+
+    def flash(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Fused attention on keys and values repeated to all heads: keeps its inputs, output and log-sums."""
+        query, key, value = (self.cast(x, self.size) for x in (query, key, value))
+        if key.symbol == "key" and self.tape.widths["key"] < self.tape.widths["query"]:
+            keys, values = self.repeated(key), self.repeated(value)
+        else:
+            keys, values = key, value
+        sums = self.tape.temporary("heads", FLOAT32)
+        scratch = [("query", FLOAT32), ("heads", FLOAT32)]
+        return self.tape.record(
+            "query", self.size, [query, keys, values], [query, keys, values, sums], scratch, saves_output=True
+        )
+
+    def repeated(self, x: Tensor) -> Tensor:
+        """One copy per query head."""
+        return self.tape.record("query", x.bytes_each, [x])
+
+    def explicit(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Every score written out: products, cap, float32 mask and softmax, 16-bit shares."""
+        query, key, value = (self.cast(x, self.size) for x in (query, key, value))
+        keys, values = self.repeated(key), self.repeated(value)
+        scores = self.scaled(self.tape.record("scores", self.size, [query, keys], saved=[query, keys]))
+        scores = self.tape.record("scores", self.size, [self.scaled(scores)], saves_output=True)
+        scores = self.scaled(self.cast(self.scaled(scores), FLOAT32))
+        shares = self.tape.record("scores", FLOAT32, [scores], saves_output=True)
+        del scores
+        narrow = self.cast(shares, self.size)
+        del shares
+        mixed = self.tape.record("query", self.size, [narrow, values], saved=[narrow, values])
+        return self.tape.record("query", self.size, [mixed])
+
+    def gated_delta(self, attention: Attention, x: Tensor) -> Tensor:
+        """Linear attention, roughly: what its projections and a fused kernel keep."""
+        parts = [self.linear(x, linear, linear.name) for linear in attention.inward]
+        mixed = self.activation(parts[0], parts[0].symbol)
+        out = self.tape.record("value", self.size, [mixed, *parts[1:]], saved=[mixed, *parts], saves_output=True)
+        return self.linear(self.product(self.norm(out, "rms"), out), attention.output, "hidden")
+
+    # --- MLP
+
+    def mlp(self, mlp: Mlp, x: Tensor) -> Tensor:
+        dense = [linear for linear in mlp.linears if linear.kind == "mlp"]
+        out = self.dense(mlp, dense, x) if dense else None
+        if mlp.experts is None:
+            assert out is not None
+            return out
+        routed = self.experts(x)
+        return routed if out is None else self.add(routed, out)
+
+    def dense(self, mlp: Mlp, linears: list[Linear], x: Tensor) -> Tensor:
+        if not mlp.gated:
+            up, down = linears
+            inner = self.activation(self.linear(x, up, "mlp"), "mlp", composed=mlp.composed_activation)
+            return self.linear(inner, down, "hidden")
+        if mlp.fused:
+            both, down = self.linear(x, linears[0], "gate and up"), linears[1]
+            return self.linear(self.product(self.activation(both, "mlp"), both), down, "hidden")
+        gate, up, down = linears
+        inner = self.product(self.activation(self.linear(x, gate, "mlp"), "mlp"), self.linear(x, up, "mlp"))
+        return self.linear(inner, down, "hidden")
+
+    def experts(self, x: Tensor) -> Tensor:
+        """The experts of each token, their load taken as even: frozen, they keep no inputs."""
+        gathered = self.tape.record("routed", self.size, [x])
+        both = self.tape.record("expert gate and up", self.size, [gathered])
+        del gathered
+        inner = self.product(self.activation(both, "expert"), both)
+        out = self.tape.record("routed", self.size, [inner])
+        return self.tape.record("hidden", x.bytes_each, [self.product(out, self.scaled(out))])
+
+
+def widths(shape: ModelShape, layer: Layer, rank: int, row_tokens: int) -> dict[str, int]:
+    """Give the numbers per token behind each symbol of a layer; `row_tokens` is the longest document."""
+    attention, mlp = layer.attention, layer.mlp
+    found = {
+        "hidden": shape.hidden_size,
+        "rank": rank,
+        "heads": attention.heads,
+        "query": attention.query_width,
+        "query and gate": 2 * attention.query_width,
+        "key": attention.key_width,
+        "value": attention.value_width,
+        "query, key, value": attention.query_width + attention.key_width + attention.value_width,
+        "scores": attention.heads * row_tokens,
+        "mlp": mlp.width,
+        "gate and up": 2 * mlp.width,
+    }
+    if attention.kind == "latent":
+        found["key latent"], found["key and value"] = (linear.out_features for linear in attention.inward[-2:])
+        found["query latent"] = attention.inward[0].out_features
+    if attention.kind == "gated_delta":
+        found |= {linear.name: linear.out_features for linear in attention.inward}
+    if mlp.experts:
+        active = mlp.experts.per_token
+        found |= {"expert": active * mlp.experts.width, "expert gate and up": 2 * active * mlp.experts.width}
+        found["routed"] = active * shape.hidden_size
+    return found

@@ -1,0 +1,104 @@
+"""What is held through the whole step: weights, adapters, gradients, optimizer states."""
+
+from collections import Counter
+from math import ceil
+
+from lorafit.plan.question import Component, MemoryQuestion
+from lorafit.recipe.adapters import Dora
+from lorafit.recipe.optimizers import OPTIMIZERS, SMALLEST_PAGED_VALUES
+from lorafit.recipe.quantization import Bits4, Int8
+from lorafit.recipe.quantization.bits4 import BLOCK_SCALES, BLOCK_VALUES
+
+GRADIENT_BYTES = 4  # trained weights and their gradients are float32
+# per 4-bit linear: tables of 16 and 256 float32 and an offset, each in a block of 512 bytes
+TABLE_BYTES = 512 + 1024 + 512
+
+
+def weights(question: MemoryQuestion) -> list[Component]:
+    """The base model as it lies on the card; what is no linear of a layer is never quantised."""
+    shape, size = question.shape, question.weight_bytes
+    matrices = 1 if shape.tied else 2
+    parts = [
+        _linears(question),
+        Component(
+            "experts, not quantised", shape.expert_parameters * size, f"{shape.expert_parameters:,} x {size} bytes"
+        ),
+        Component(
+            "embedding and output head" if not shape.tied else "embedding, which is the output head too",
+            shape.embedding_parameters * size,
+            f"{matrices} x {shape.vocab_size:,} vocabulary x {shape.hidden_size:,} hidden x {size} bytes",
+        ),
+        Component("norms, biases, routers", shape.other_parameters * size, f"{shape.other_parameters:,} x {size} bytes"),
+    ]
+    return [part for part in parts if part.bytes]
+
+
+def _linears(question: MemoryQuestion) -> Component:
+    values, quantization = question.shape.linear_parameters, question.quantization
+    if isinstance(quantization, Bits4):
+        each = [_bits4_bytes(linear.weights, quantization) for linear in question.shape.linears()]
+        doubled = "1/64 + 4/16,384 for double-quantised scales" if quantization.double_quant else "4/64 for scales"
+        return Component(
+            f"linear weights in {quantization.kind}", sum(each), f"{values:,} x (1/2 + {doubled}) bytes, and code tables"
+        )
+    if isinstance(quantization, Int8):
+        rows = sum(linear.out_features for linear in question.shape.linears())
+        return Component("linear weights in int8", values + 4 * rows, f"{values:,} x 1 byte + {rows:,} row scales x 4")
+    size = question.weight_bytes
+    name = "linear weights in float32" if size == 4 else f"linear weights in {question.dtype}"
+    return Component(name, values * size, f"{values:,} x {size} bytes")
+
+
+def _bits4_bytes(values: int, quantization: Bits4) -> int:
+    """bitsandbytes' layout: packed halves, one scale per block; doubly quantised scales are bytes with scales again."""
+    blocks = ceil(values / BLOCK_VALUES)
+    scales = blocks + 4 * ceil(blocks / BLOCK_SCALES) if quantization.double_quant else 4 * blocks
+    return ceil(values / 2) + scales + TABLE_BYTES
+
+
+def trained_tensors(question: MemoryQuestion) -> Counter[int]:
+    """Count the trained tensors by their number of values."""
+    if question.is_full:
+        return _all_tensors(question)
+    sizes: Counter[int] = Counter()
+    for linear in question.targets:
+        sizes.update((question.rank * linear.in_features, question.rank * linear.out_features))
+        if isinstance(question.adapter, Dora):
+            sizes[linear.out_features] += 1
+    return sizes
+
+
+def _all_tensors(question: MemoryQuestion) -> Counter[int]:
+    shape = question.shape
+    sizes = Counter(linear.weights for linear in shape.linears())
+    sizes[shape.vocab_size * shape.hidden_size] += 1 if shape.tied else 2
+    sizes.update(layer.expert_parameters for layer in shape.layers if layer.expert_parameters)
+    small, rest = divmod(shape.other_parameters, shape.hidden_size)  # norms and biases: a hidden size each
+    return sizes + Counter({shape.hidden_size: small, rest: 1 if rest else 0})
+
+
+def adapters(question: MemoryQuestion, trained: int) -> list[Component]:
+    """The adapter's own weights, in float32."""
+    if question.is_full:
+        return []
+    return [Component(f"{question.adapter.kind} weights in float32", 4 * trained, f"{trained:,} trained x 4 bytes")]
+
+
+def gradients(trained: int) -> Component:
+    """One float32 number per trained weight."""
+    return Component("gradients", GRADIENT_BYTES * trained, f"{trained:,} trained x {GRADIENT_BYTES} bytes")
+
+
+def optimizer_states(question: MemoryQuestion, tensors: Counter[int]) -> tuple[list[Component], int]:
+    """Both moments: those that stay on the card, and the bytes of those that are paged."""
+    optimizer = OPTIMIZERS[question.optimizer]
+    paged = resident = resident_values = 0
+    for values, count in tensors.items():
+        size = optimizer.state_bytes(values) * count
+        if optimizer.paged and values >= SMALLEST_PAGED_VALUES:
+            paged += size
+        else:
+            resident, resident_values = resident + size, resident_values + values * count
+    formula = f"{resident_values:,} trained x 2 moments x {'1 byte, and scales' if optimizer.bits == 8 else '4 bytes'}"
+    states = Component(f"{question.optimizer} states", resident, formula)
+    return ([states] if resident else []), paged

@@ -1,0 +1,167 @@
+"""What a decoder is made of: its layers, their linears and sizes, as numbers without weights."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+LinearKind = Literal["attention", "mlp", "router"]
+# `wide` applies its scale in float32; `centred` is a LayerNorm written out
+NormKind = Literal["rms", "wide", "layer", "centred"]
+NormOrder = Literal["pre", "post", "sandwich", "parallel"]
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """One linear layer under its dotted name in transformers; a router picks experts and never gets an adapter."""
+
+    name: str
+    in_features: int
+    out_features: int
+    bias: bool = False
+    kind: LinearKind = "mlp"
+
+    @property
+    def weights(self) -> int:
+        """Values of the matrix, which is what quantisation packs."""
+        return self.in_features * self.out_features
+
+    @property
+    def biases(self) -> int:
+        """Values of the bias, which no quantisation touches."""
+        return self.out_features if self.bias else 0
+
+
+@dataclass(frozen=True)
+class Attention:
+    """The part of a layer that mixes tokens; widths are numbers per token."""
+
+    linears: tuple[Linear, ...]
+    heads: int
+    query_width: int
+    key_width: int
+    value_width: int
+    kind: Literal["softmax", "latent", "gated_delta"] = "softmax"
+    fused: bool = False  # queries, keys and values come out of one projection
+    qk_norm: bool = False
+    other_parameters: int = 0  # norms of queries and keys, sinks, convolutions
+    output_index: int = -1  # which of the linears is the way out
+
+    @property
+    def output(self) -> Linear:
+        """The projection back to the residual stream."""
+        return self.linears[self.output_index]
+
+    @property
+    def inward(self) -> list[Linear]:
+        """The projections that read the residual stream, in order."""
+        return [linear for linear in self.linears if linear is not self.output]
+
+
+@dataclass(frozen=True)
+class Experts:
+    """Experts that transformers keeps as stacked matrices: no nn.Linear, so neither adapted nor quantised."""
+
+    count: int
+    per_token: int
+    width: int
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Mlp:
+    """The part of a layer that works on each token alone; `width` counts the linears, experts come on top."""
+
+    linears: tuple[Linear, ...]
+    width: int
+    gated: bool = True
+    fused: bool = False  # gate and up come out of one projection
+    experts: Experts | None = None
+    other_parameters: int = 0  # matrices of routers that are no nn.Linear
+    composed_activation: bool = False  # gelu_new: written out in Python, with all its steps kept
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One decoder layer."""
+
+    attention: Attention
+    mlp: Mlp
+    norm: NormKind = "rms"
+    order: NormOrder = "pre"
+    norm_parameters: int = 0
+    scaled_branches: bool = False  # a factor on what attention and MLP add
+
+    @property
+    def linears(self) -> tuple[Linear, ...]:
+        """All linears of the layer, with names relative to it."""
+        return self.attention.linears + self.mlp.linears
+
+    @property
+    def expert_parameters(self) -> int:
+        """Values in stacked expert matrices."""
+        return self.mlp.experts.parameters if self.mlp.experts else 0
+
+    @property
+    def other_parameters(self) -> int:
+        """Norms, biases, routers: whatever is neither a linear's matrix nor an expert's."""
+        biases = sum(linear.biases for linear in self.linears)
+        return self.norm_parameters + self.attention.other_parameters + self.mlp.other_parameters + biases
+
+    @property
+    def parameters(self) -> int:
+        """All values of the layer."""
+        return sum(linear.weights for linear in self.linears) + self.expert_parameters + self.other_parameters
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """A causal language model by its sizes; `layers` holds one entry per layer, equal ones being one object."""
+
+    name: str
+    model_type: str
+    hidden_size: int
+    vocab_size: int
+    tied: bool  # one matrix serves as embedding and as head
+    layers: tuple[Layer, ...]
+    prefix: str = "model.layers"
+    outer_parameters: int = 0  # final norm, learned positions, bias of the head
+    explicit_attention: bool = False  # soft caps or sinks: no fused kernel, every score is written out
+    capped_logits: bool = False  # tanh over the logits keeps a copy of them
+    notes: tuple[str, ...] = ()
+
+    @property
+    def embedding_parameters(self) -> int:
+        """Embedding and head; a tied matrix counts once."""
+        return self.vocab_size * self.hidden_size * (1 if self.tied else 2)
+
+    @property
+    def linear_parameters(self) -> int:
+        """Matrix values of all linears inside the layers."""
+        return sum(linear.weights for linear in self._linears)
+
+    @property
+    def expert_parameters(self) -> int:
+        """Values in stacked expert matrices, which this stack neither adapts nor quantises."""
+        return sum(layer.expert_parameters for layer in self.layers)
+
+    @property
+    def other_parameters(self) -> int:
+        """Everything else: norms, biases, routers, learned positions."""
+        return self.outer_parameters + sum(layer.other_parameters for layer in self.layers)
+
+    @property
+    def total_parameters(self) -> int:
+        """What `sum(p.numel() for p in model.parameters())` gives for the transformers model."""
+        return self.embedding_parameters + self.linear_parameters + self.expert_parameters + self.other_parameters
+
+    def linears(self) -> list[Linear]:
+        """Every linear inside the layers, in module order, under its full dotted name; the head is not among them."""
+        return list(self._linears)
+
+    @cached_property
+    def _linears(self) -> tuple[Linear, ...]:
+        return tuple(
+            replace(linear, name=f"{self.prefix}.{index}.{linear.name}")
+            for index, layer in enumerate(self.layers)
+            for linear in layer.linears
+        )

@@ -1,0 +1,140 @@
+"""What comes and goes in a step: the layers' activations, the logits and the loss."""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Literal
+
+from lorafit.plan.block import Setting, play_layer, widths
+from lorafit.plan.layers import Layer
+from lorafit.plan.question import Component, MemoryQuestion
+from lorafit.plan.tape import Form, Tape
+from lorafit.recipe.adapters import Dora, Full
+from lorafit.recipe.quantization import Bits4, Int8
+
+FLOAT32 = 4
+
+
+@dataclass(frozen=True)
+class Load:
+    """Bytes of a layer: for each symbol and width the bytes per unit and token, and a constant."""
+
+    per_token: Counter[tuple[str, int]]
+    constant: int = 0
+
+    def __add__(self, other: "Load") -> "Load":
+        return Load(self.per_token + other.per_token, self.constant + other.constant)
+
+    def total(self, tokens: int) -> int:
+        """Bytes at so many tokens."""
+        return tokens * sum(size * width for (_, width), size in self.per_token.items()) + self.constant
+
+    def formula(self, tokens: int) -> str:
+        """The same as text, largest term first."""
+        terms = sorted(self.per_token.items(), key=lambda term: -term[0][1] * term[1])
+        inner = " + ".join(f"{size} x {width:,} {symbol}" for (symbol, width), size in terms if size)
+        rest = f" + {self.constant:,}" if self.constant else ""
+        return f"{tokens:,} tokens x ({inner}){rest}" if inner else f"{self.constant:,}"
+
+
+NOTHING = Load(Counter())
+
+
+@dataclass(frozen=True)
+class LayerLoad:
+    """One layer in a step."""
+
+    waiting: Load  # kept from its forward for its backward
+    working: Load  # live at the worst moment of its backward (and of its recomputation), what it kept included
+    trained: int  # values trained in it
+
+
+@dataclass(frozen=True)
+class Passes:
+    """The layers in order, and the bytes per hidden unit of what leaves the last of them."""
+
+    layers: list[LayerLoad]
+    stream_bytes: int
+
+    def waiting(self, layers: int) -> Load:
+        """What the first so many layers keep."""
+        return sum((layer.waiting for layer in self.layers[:layers]), NOTHING)
+
+
+def play_passes(question: MemoryQuestion) -> Passes:
+    """Play every distinct layer once."""
+    targets = {linear.name for linear in question.targets}
+    played: dict[tuple[int, frozenset[str], int, bool], tuple[LayerLoad, int]] = {}
+    loads, stream = [], question.weight_bytes
+    for index, layer in enumerate(question.shape.layers):
+        prefix = f"{question.shape.prefix}.{index}."
+        adapted = frozenset(linear.name for linear in layer.linears if prefix + linear.name in targets)
+        key = (id(layer), adapted, stream, index == 0)
+        if key not in played:
+            played[key] = _play(question, layer, adapted, stream, first=index == 0)
+        load, stream = played[key]
+        loads.append(load)
+    return Passes(loads, stream)
+
+
+def _play(
+    question: MemoryQuestion, layer: Layer, adapted: frozenset[str], stream: int, *, first: bool
+) -> tuple[LayerLoad, int]:
+    width_of = widths(question.shape, layer, question.rank, question.max_length)
+    tape = Tape(width_of, question.tokens)
+    memory = play_layer(layer, tape, _setting(question), adapted, input_bytes=stream, first=first)
+    if question.checkpointing:
+        waiting = _load(Form({"hidden": stream}), width_of) + _load(memory.pinned, width_of)
+    else:
+        waiting = _load(memory.kept, width_of)
+    return LayerLoad(waiting, _load(memory.peak, width_of), _trained(question, layer, adapted)), memory.output_bytes
+
+
+def _setting(question: MemoryQuestion) -> Setting:
+    packed: Literal["no", "4bit", "int8"] = "no"
+    if isinstance(question.quantization, Bits4 | Int8):
+        packed = "4bit" if isinstance(question.quantization, Bits4) else "int8"
+    return Setting(
+        compute_bytes=question.compute_bytes,
+        packed=packed,
+        full=question.is_full,
+        dora=isinstance(question.adapter, Dora),
+        dropout=not isinstance(question.adapter, Full) and question.adapter.dropout > 0,
+        explicit_attention=question.explicit_attention or question.shape.explicit_attention,
+    )
+
+
+def _trained(question: MemoryQuestion, layer: Layer, adapted: frozenset[str]) -> int:
+    if isinstance(question.adapter, Full):
+        return layer.parameters
+    pairs = [(linear.in_features, linear.out_features) for linear in layer.linears if linear.name in adapted]
+    return question.adapter.trainable_parameters(pairs)
+
+
+def _load(form: Form, width_of: dict[str, int]) -> Load:
+    return Load(Counter({(symbol, width_of[symbol]): size for symbol, size in form.per_token.items()}), form.constant)
+
+
+def head_forward(question: MemoryQuestion, stream_bytes: int) -> Component:
+    """Final norm, logits, their float32 copy and log-softmax: the most that is live while the loss is computed."""
+    return _head(question, stream_bytes, "logits and loss", max(question.compute_bytes + FLOAT32, 2 * FLOAT32))
+
+
+def head_backward(question: MemoryQuestion, stream_bytes: int) -> Component:
+    """Log-softmax, its gradient and the gradient of the float32 logits."""
+    return _head(question, stream_bytes, "logits, loss and their gradients", 3 * FLOAT32)
+
+
+def _head(question: MemoryQuestion, stream_bytes: int, name: str, logit_bytes: int) -> Component:
+    shape, targets = question.shape, question.target_tokens
+    if shape.capped_logits:
+        logit_bytes += question.compute_bytes
+    # the norm keeps a float32 copy of what the last layer gave; a float32 stream is that copy
+    normed = stream_bytes if stream_bytes == FLOAT32 else FLOAT32
+    norm_bytes = question.tokens * normed * shape.hidden_size
+    return Component(
+        name,
+        targets * logit_bytes * shape.vocab_size + norm_bytes,
+        f"{targets:,} targets x {logit_bytes} x {shape.vocab_size:,} vocabulary"
+        f" + {question.tokens:,} tokens x {normed} x {shape.hidden_size:,} hidden",
+        passing=True,
+    )

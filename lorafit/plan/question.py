@@ -1,0 +1,106 @@
+"""What the memory model is asked, and what it answers with."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from lorafit.plan.layers import Linear, ModelShape
+from lorafit.plan.targets import match_targets
+from lorafit.recipe.adapters import Adapter, Full
+from lorafit.recipe.optimizers import OptimizerName
+from lorafit.recipe.quantization import Quantization, Unquantized
+
+BaseDtype = Literal["bfloat16", "float16", "float32"]
+
+
+@dataclass(frozen=True)
+class MemoryQuestion:
+    """A training step of one process, as far as its memory goes."""
+
+    shape: ModelShape
+    adapter: Adapter
+    quantization: Quantization
+    optimizer: OptimizerName = "adamw"
+    dtype: BaseDtype = "bfloat16"
+    max_length: int = 2048
+    micro_batch_size: int = 1
+    checkpointing: bool = True
+    accumulation: bool = True  # several micro-batches per step: gradients live during the next forward
+    gpus: int = 1
+    explicit_attention: bool = False  # `model.attention: eager`
+    target_share: float = 1.0  # of the tokens that the loss counts, and that therefore have logits
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a forward pass: full rows, the worst case."""
+        return self.micro_batch_size * self.max_length
+
+    @property
+    def target_tokens(self) -> int:
+        """Tokens with logits."""
+        return round(self.tokens * self.target_share)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of a base weight that is not quantised; full fine-tuning holds all in float32."""
+        return 4 if self.is_full or self.dtype == "float32" else 2
+
+    @property
+    def compute_bytes(self) -> int:
+        """Of an activation in a product."""
+        return 4 if self.dtype == "float32" else 2
+
+    @property
+    def is_full(self) -> bool:
+        """Every weight is trained."""
+        return isinstance(self.adapter, Full)
+
+    @property
+    def method(self) -> str:
+        """The usual name: `lora`, `qlora` (any quantised base), `dora`, `qdora`, `full`."""
+        return self.adapter.kind if isinstance(self.quantization, Unquantized) else f"q{self.adapter.kind}"
+
+    @property
+    def rank(self) -> int:
+        """Of the adapter; 0 without one."""
+        return 0 if isinstance(self.adapter, Full) else self.adapter.rank
+
+    @cached_property
+    def targets(self) -> list[Linear]:
+        """The linears that carry an adapter. Raises RecipeError when the recipe's targets match nothing."""
+        if isinstance(self.adapter, Full):
+            return []
+        linears = {linear.name: linear for linear in self.shape.linears()}
+        return [linears[name] for name in match_targets(self.adapter.target_modules, list(linears))]
+
+
+@dataclass(frozen=True)
+class Component:
+    """One part of a sum of bytes, with the arithmetic that gave it."""
+
+    name: str
+    bytes: int
+    formula: str
+    passing: bool = False  # made and dropped within a pass, so that the allocator may leave holes behind it
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes per GPU. `components` add up to `peak_bytes`; reserved, context and paged bytes come on top."""
+
+    peak_bytes: int
+    low_bytes: int
+    high_bytes: int
+    peak_phase: str
+    components: tuple[Component, ...]
+    phases: dict[str, int]  # the most that is allocated in each phase
+    reserved_bytes: int  # held by torch beyond the peak: holes between tensors
+    context_bytes: int  # CUDA context and kernels, outside torch
+    paged_bytes: int  # optimizer states in managed memory, which the driver evicts when the card is full
+    trainable_parameters: int
+    total_parameters: int
+
+    @property
+    def on_card_bytes(self) -> int:
+        """What nvidia-smi would show: everything but what can be evicted."""
+        return self.peak_bytes + self.reserved_bytes + self.context_bytes

@@ -1,0 +1,100 @@
+"""The shape of a model, from its `config.json` or from a name people type."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from lorafit.errors import ModelError
+from lorafit.plan import catalogue
+from lorafit.plan.config_keys import ConfigKeys
+from lorafit.plan.families import FAMILIES, TEXT_TYPES, Family
+from lorafit.plan.layers import Layer, Linear, ModelShape
+from lorafit.plan.nearest import nearest
+
+__all__ = ["Linear", "ModelShape", "NamedShape", "shape_by_name", "shape_from_config"]
+
+
+@dataclass(frozen=True)
+class NamedShape:
+    """What a name stands for: the shape, the hub id it was taken as, and other models it could have meant."""
+
+    shape: ModelShape
+    taken_as: str
+    alternatives: list[str]
+
+
+def shape_by_name(name: str) -> NamedShape:
+    """Find a model of the catalogue by hub id, usual name (`llama-3-8b`) or bare size (`70b`).
+
+    Raises:
+        ModelError: no entry has this name (it tells the nearest), or it fits several.
+    """
+    match = catalogue.find(name)
+    shape = shape_from_config(match.entry.config, match.entry.hub_id)
+    if match.entry.unconfirmed:
+        doubt = f"the sizes of {match.entry.hub_id} in the catalogue come from one source only"
+        shape = replace(shape, notes=(*shape.notes, doubt))
+    return NamedShape(shape, match.entry.hub_id, list(match.alternatives))
+
+
+def shape_from_config(config: Mapping[str, object], name: str) -> ModelShape:
+    """Read the sizes of a model from its `config.json`; `name` is what messages call it.
+
+    Raises:
+        ModelError: the model type is none of `FAMILIES`, or keys are missing or no numbers.
+    """
+    text = config.get("text_config")
+    if not isinstance(text, Mapping):
+        return _shape(config, name)
+    outer = {
+        "model_type": TEXT_TYPES.get(str(config.get("model_type"))),
+        "tie_word_embeddings": config.get("tie_word_embeddings"),
+    }
+    shape = _shape(outer | dict(text), name)
+    return replace(shape, notes=(*shape.notes, "only the text part is counted, no vision or audio tower"))
+
+
+def _shape(config: Mapping[str, object], name: str) -> ModelShape:
+    model_type = str(config.get("model_type"))
+    family = FAMILIES.get(model_type)
+    if family is None:
+        raise _unknown_type(config.get("model_type"), name)
+    keys = ConfigKeys(config, name)
+    shape = ModelShape(
+        name=name,
+        model_type=model_type,
+        hidden_size=keys.integer("hidden_size", "n_embd"),
+        vocab_size=keys.integer("vocab_size"),
+        tied=keys.flag("tie_word_embeddings", family.tied),
+        layers=family.layers(keys),
+        prefix=family.prefix,
+        outer_parameters=family.outer_parameters(keys),
+        explicit_attention=family.explicit_attention,
+        capped_logits=family.capped_logits,
+    )
+    keys.done()
+    return replace(shape, notes=_notes(family, shape.layers, shape.expert_parameters))
+
+
+def _notes(family: Family, layers: tuple[Layer, ...], expert_parameters: int) -> tuple[str, ...]:
+    notes = []
+    if expert_parameters:
+        notes.append(
+            f"{expert_parameters:,} values are experts in stacked matrices: this stack neither adapts nor quantises them"
+        )
+    if any(layer.attention.kind == "gated_delta" for layer in layers):
+        notes.append("layers of linear attention are estimated as if they were softmax attention of the same widths")
+    if family.remote_code:
+        notes.append("transformers has no class for this model: lorafit can estimate it, not load it")
+    return tuple(notes)
+
+
+def _unknown_type(model_type: object, name: str) -> ModelError:
+    near = nearest(str(model_type), FAMILIES)
+    ask = f"did you mean {near[0]}? " if near else ""
+    return ModelError(
+        f"model_type: {model_type!r} is not a family that lorafit knows the shape of"
+        if model_type is not None else "model_type: the key is missing",
+        where=name,
+        fix=f"{ask}Known: {', '.join(sorted(FAMILIES))}",
+        code="E4-MODEL-TYPE",
+    )  # fmt: skip

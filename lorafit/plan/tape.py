@@ -1,0 +1,139 @@
+"""The life of a layer's tensors in one forward and backward pass, counted in bytes instead of computed.
+
+A `Tensor` here has a width and no values. It counts as live memory while something refers to it: a variable of the
+block being played, or a node of the graph that saved it for its backward. That is how torch frees memory, so a block
+written like the modelling code has its peaks at the same moments, temporaries included.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+CONSTANT = ""  # the symbol of bytes that do not grow with the tokens
+
+
+@dataclass(frozen=True)
+class Form:
+    """Bytes as a linear form: for each width the bytes per unit and token, and a constant."""
+
+    per_token: dict[str, int]
+    constant: int = 0
+
+
+class Tensor:
+    """A tensor of [tokens, width]: alive as long as it is referred to."""
+
+    __slots__ = ("bytes_each", "edge", "needs_grad", "symbol", "tape")
+
+    def __init__(self, tape: "Tape", symbol: str, bytes_each: int, edge: int = 0, needs_grad: bool = False) -> None:
+        self.tape, self.symbol, self.bytes_each = tape, symbol, bytes_each
+        self.edge, self.needs_grad = edge, needs_grad
+        tape.count(symbol, bytes_each)
+
+    def __del__(self) -> None:
+        self.tape.count(self.symbol, -self.bytes_each)
+
+
+@dataclass
+class Node:
+    """One operation of the graph: where its gradient comes from and goes, what it keeps, what it needs meanwhile."""
+
+    output: int
+    inputs: list[tuple[int, str, int]]  # edge, symbol and bytes of each input that wants a gradient
+    saved: Sequence[Tensor]
+    scratch: Sequence[tuple[str, int]]  # temporaries of its backward
+    passes_on: bool  # hands its own gradient to the inputs, as an addition does
+
+
+@dataclass
+class Tape:
+    """Counts live bytes over a forward and a backward pass of `tokens` tokens, and remembers the worst moment."""
+
+    widths: dict[str, int]
+    tokens: int
+    live: Counter[str] = field(default_factory=Counter)
+    live_bytes: int = 0
+    peak_bytes: int = 0
+    peak: Form = field(default_factory=lambda: Form({}))
+    _edges: int = 0
+    _nodes: list[Node] = field(default_factory=list)
+    _highest: int = 0  # since the last saved tensor
+    _highest_live: dict[str, int] = field(default_factory=dict)
+
+    def count(self, symbol: str, bytes_each: int) -> None:
+        """Add to (or with a negative number take from) the live bytes."""
+        self.live[symbol] += bytes_each
+        self.live_bytes += bytes_each * self._scale(symbol)
+        if self.live_bytes > self._highest:
+            self._highest, self._highest_live = self.live_bytes, dict(self.live)
+
+    def _scale(self, symbol: str) -> int:
+        return 1 if symbol == CONSTANT else self.tokens * self.widths[symbol]
+
+    def tensor(self, symbol: str, bytes_each: int, needs_grad: bool = True) -> Tensor:
+        """Make a tensor that no recorded operation made: an input."""
+        self._edges += 1
+        return Tensor(self, symbol, bytes_each, self._edges, needs_grad)
+
+    def temporary(self, symbol: str, bytes_each: int) -> Tensor:
+        """Make a tensor that takes no part in the graph."""
+        return Tensor(self, symbol, bytes_each)
+
+    def record(
+        self,
+        symbol: str,
+        bytes_each: int,
+        inputs: Sequence[Tensor],
+        saved: Sequence[Tensor] = (),
+        scratch: Sequence[tuple[str, int]] = (),
+        passes_on: bool = False,
+        trains: bool = False,
+        saves_output: bool = False,
+    ) -> Tensor:
+        """Play one operation forward: keep what its backward needs, and give its output.
+
+        `scratch` are temporaries of the backward, `passes_on` marks an addition (its gradient is its inputs'),
+        `trains` an operation with a trained weight, which has a gradient even where its input wants none.
+        """
+        wanting = [(x.edge, x.symbol, x.bytes_each) for x in inputs if x.needs_grad]
+        in_graph = trains or bool(wanting)
+        if in_graph and saved:
+            self._commit()  # a recomputation stops as soon as the last saved tensor is there
+        output = self.tensor(symbol, bytes_each, needs_grad=in_graph)
+        if in_graph:
+            kept = [*saved, output] if saves_output else list(saved)
+            self._nodes.append(Node(output.edge, wanting, kept, scratch, passes_on))
+        return output
+
+    def live_form(self, without: Tensor) -> Form:
+        """Give what is live now besides this tensor."""
+        return _form(self.live - Counter({without.symbol: without.bytes_each}))
+
+    def finish_forward(self) -> None:
+        """Count the moments after the last saved tensor too: this pass runs to its end."""
+        self._commit()
+
+    def backward(self, output: Tensor) -> None:
+        """Play the backward pass from this output; its gradient arrives with the same size."""
+        self._highest, self._highest_live = self.live_bytes, dict(self.live)
+        gradients = {output.edge: Tensor(self, output.symbol, output.bytes_each)}
+        while self._nodes:
+            node = self._nodes.pop()
+            gradient = gradients.pop(node.output)
+            meanwhile = [Tensor(self, symbol, size) for symbol, size in node.scratch]
+            for edge, symbol, size in node.inputs:
+                part = gradient if node.passes_on else Tensor(self, symbol, size)
+                gradients.setdefault(edge, part)  # a second gradient is added into the first
+                del part
+            self._commit()
+            del meanwhile, gradient, node
+
+    def _commit(self) -> None:
+        if self._highest > self.peak_bytes:
+            self.peak_bytes, self.peak = self._highest, _form(self._highest_live)
+        self._highest, self._highest_live = self.live_bytes, dict(self.live)
+
+
+def _form(live: dict[str, int]) -> Form:
+    per_token = {symbol: size for symbol, size in live.items() if size and symbol != CONSTANT}
+    return Form(per_token, live.get(CONSTANT, 0))

@@ -1,0 +1,112 @@
+"""Which linears of a model get an adapter.
+
+Attention or MLP is told from the module a linear sits in (`layers.3.self_attn.q_proj`), not from lists of leaf names,
+so a family that is new tomorrow needs nothing here.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from lorafit.errors import Fault, RecipeError
+from lorafit.plan.nearest import nearest
+from lorafit.recipe.adapters import RegexTargets, TargetModules
+
+Part = Literal["attention", "mlp", "mixer"]
+
+_ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
+_MIXER = re.compile(r"mixer|mamba|ssm|recurrent", re.IGNORECASE)  # token mixers without attention
+# a router picks experts: trained alone it starves some of them
+_ROUTER = re.compile(r"router|gate|shared_expert_gate")
+# parts of a model that reads more than text: a run on text never reaches them
+_NOT_TEXT = re.compile(r"vision|visual|image|audio|speech|multi_modal|multimodal", re.IGNORECASE)
+
+
+def part_of(name: str) -> Part | None:
+    """Tell where in a decoder layer a linear sits; None outside the layers, in a router, or in a vision tower."""
+    inside = _inside_layer(name)
+    if not inside or any(_ROUTER.fullmatch(part) for part in inside) or _NOT_TEXT.search(name):
+        return None
+    # the leaf is no witness: `attention_gate` may sit in an MLP; OPT's `fc1` hangs on the layer itself
+    if any(_ATTENTION.search(part) for part in inside[:-1]):
+        return "attention"
+    return "mixer" if any(_MIXER.search(part) for part in inside[:-1]) else "mlp"
+
+
+def match_targets(spec: TargetModules, linear_names: Sequence[str]) -> list[str]:
+    """Give the full dotted names that the recipe's `target_modules` selects, in the model's order.
+
+    `linear_names` are the full dotted names of every nn.Linear of the model.
+
+    Raises:
+        RecipeError: a keyword, a name or the expression selects nothing; all faults at once.
+    """
+    if isinstance(spec, RegexTargets):
+        return _by_regex(spec.regex, linear_names)
+    if isinstance(spec, str):
+        return _by_part(spec, linear_names)
+    return _by_names(spec, linear_names)
+
+
+def leaf_counts(names: Iterable[str]) -> dict[str, int]:
+    """Count linears by the last part of their names: `{"q_proj": 32, ...}`, in order of appearance."""
+    counts: dict[str, int] = {}
+    for name in names:
+        leaf = name.rsplit(".", 1)[-1]
+        counts[leaf] = counts.get(leaf, 0) + 1
+    return counts
+
+
+def _inside_layer(name: str) -> list[str]:
+    """The parts of a name after the number of its layer; [] for a linear outside the numbered layers."""
+    parts = name.split(".")
+    numbers = [index for index, part in enumerate(parts) if part.isdigit()]
+    return parts[numbers[0] + 1 :] if numbers else []
+
+
+def _by_part(keyword: str, linear_names: Sequence[str]) -> list[str]:
+    parts = {name: part_of(name) for name in linear_names}
+    chosen = [name for name, part in parts.items() if part and keyword in ("all-linear", part)]
+    if not chosen:
+        raise RecipeError([_nothing(f"{keyword!r} selects no linear layer of this model", keyword, linear_names)])
+    return chosen
+
+
+def _by_regex(regex: str, linear_names: Sequence[str]) -> list[str]:
+    try:
+        pattern = re.compile(regex)
+    except re.error as error:
+        fault = Fault(f"{regex!r} is no regular expression: {error}", "adapter.target_modules", code="E2-TARGETS")
+        raise RecipeError([fault]) from None
+    chosen = [name for name in linear_names if pattern.fullmatch(name)]
+    if not chosen:
+        raise RecipeError([_nothing(f"the expression {regex!r} matches no linear layer in full", "", linear_names)])
+    return chosen
+
+
+def _by_names(entries: Sequence[str], linear_names: Sequence[str]) -> list[str]:
+    hits = {entry: {name for name in linear_names if _is_named(name, entry)} for entry in entries}
+    faults = [
+        _nothing(f"{entry!r} names no linear layer of this model", entry, linear_names)
+        for entry, names in hits.items()
+        if not names
+    ]
+    if not hits:
+        faults = [_nothing("the list is empty", "", linear_names)]
+    if faults:
+        raise RecipeError(faults)
+    chosen = set().union(*hits.values())
+    return [name for name in linear_names if name in chosen]
+
+
+def _is_named(name: str, entry: str) -> bool:
+    """An entry is a full name or its last parts, cut at a dot."""
+    return name == entry or name.endswith(f".{entry}")
+
+
+def _nothing(what: str, entry: str, linear_names: Sequence[str]) -> Fault:
+    leaves = leaf_counts(linear_names)
+    near = nearest(entry.rsplit(".", 1)[-1], leaves, 1) if entry else []
+    ask = f"did you mean {near[0]!r}? " if near else ""
+    has = ", ".join(f"{leaf} ({count})" for leaf, count in leaves.items()) or "none"
+    return Fault(what, "adapter.target_modules", f"{ask}This model's linear layers: {has}", "E2-TARGETS")
