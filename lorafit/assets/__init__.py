@@ -1,0 +1,21 @@
+"""The model and the data set that ship with the package, so that the whole story runs offline."""
+
+from importlib.resources import files
+from pathlib import Path
+
+from lorafit.errors import RecipeError
+
+PREFIX = "builtin:"
+NAMES = ("tiny", "sql")
+
+
+def folder(path: str) -> Path | None:
+    """Give the folder of `builtin:NAME`, or None for any other path; RecipeError for an unknown name."""
+    if not path.startswith(PREFIX):
+        return None
+    name = path.removeprefix(PREFIX)
+    if name not in NAMES:
+        raise RecipeError(
+            f"no built-in is called {path!r}", fix="there are builtin:tiny (model), builtin:sql (data)", code="E2-BUILTIN"
+        )
+    return Path(str(files("lorafit.assets"))) / name

@@ -1,0 +1,221 @@
+"""The commands: read the words, load the recipe, call the one room that does the work, print."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from lorafit import __version__
+from lorafit.errors import LorafitError, RecipeError
+
+NOT_BUILT = {
+    "preview": "showing the rows as the model will see them",
+    "init": "writing a recipe that fits",
+    "inspect": "saying what an adapter did",
+    "compose": "making one adapter from several",
+    "doctor": "saying what this machine can do",
+}
+
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True)
+
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The YAML recipe.")]
+Overrides = Annotated[
+    list[str], typer.Option("--set", metavar="A.B=VALUE", help="Change one key of the recipe; may be repeated.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else.")]
+NO_OVERRIDES: list[str] = []
+
+
+def say(text: str) -> None:
+    """Tell the person at the terminal; standard output is for programs."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def emit(result: dict[str, Any]) -> None:
+    """Print the result for a program."""
+    print(json.dumps(result, ensure_ascii=False, allow_nan=False))
+
+
+@app.callback(invoke_without_command=True)
+def lorafit(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Fine-tune language models with low-rank adapters, from one YAML recipe."""
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def train(
+    recipe: RecipePath,
+    overrides: Overrides = NO_OVERRIDES,
+    out: Annotated[Path | None, typer.Option(help="Run folder; by default output.dir of the recipe.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest valid checkpoint.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Set an earlier run in that folder aside.")] = False,
+    gpus: Annotated[int, typer.Option(min=1, max=64, help="Processes, one per GPU (or on the CPU).")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen; load no weights.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train an adapter as the recipe says, and save it in the run folder."""
+    from lorafit.recipe.load import load_recipe
+
+    if resume and fresh:
+        raise RecipeError("--resume continues a run and --fresh starts anew", fix="give one of them", code="E2-USAGE")
+    loaded = load_recipe(recipe, overrides)
+    mode: Literal["new", "resume", "fresh"] = "resume" if resume else "fresh" if fresh else "new"
+    from lorafit.train.launch import inside_launcher, is_first_process, launch
+
+    if gpus > 1 and not inside_launcher() and not dry_run:
+        raise typer.Exit(launch(sys.argv[1:], gpus))
+    from lorafit.train.start import look_ahead, start
+
+    result = look_ahead(loaded, gpus) if dry_run else start(loaded, loaded.output_dir(out), mode)
+    if as_json and is_first_process():
+        emit(result)
+
+
+@app.command(name="eval")
+def evaluate(
+    target: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="A run folder, or a model.")],
+    data: Annotated[list[str] | None, typer.Option(metavar="PATH", help="Rows; by default the run's own.")] = None,
+    metric: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Metric; may be repeated.")] = None,
+    compare_base: Annotated[bool, typer.Option("--compare-base", help="Measure the base model too.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a run or a model on held-out rows."""
+    from lorafit.evaluate.run import evaluate as run_evaluation
+
+    result = run_evaluation(target, data=data or [], metrics=metric or [], compare_base=compare_base, say=say)
+    say(result.as_text())
+    if as_json:
+        emit(result.as_json())
+
+
+@app.command()
+def merge(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    out: Annotated[Path, typer.Option(help="Folder for the merged model.")],
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"] | None, typer.Option(help="Of the merged weights.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing folder.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Fold the adapter into its base, and check that the result is the same function."""
+    from lorafit.export.merge import merge as run_merge
+
+    result = run_merge(run, out, dtype=dtype, force=force)
+    say(result.as_text())
+    if as_json:
+        emit(result.as_json())
+
+
+@app.command(name="estimate-vram")
+def estimate_vram(
+    recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]", help="A recipe, or use --model.")] = None,
+    overrides: Overrides = NO_OVERRIDES,
+    model: Annotated[str | None, typer.Option(help="Name, size (`70b`), or folder of a model.")] = None,
+    method: Annotated[str | None, typer.Option(help="lora, qlora, dora, qdora or full.")] = None,
+    rank: Annotated[int | None, typer.Option(min=1, help="Rank of the adapter.")] = None,
+    target_modules: Annotated[str | None, typer.Option(help="all-linear, attention, mlp, or a,b,c.")] = None,
+    max_length: Annotated[int | None, typer.Option(min=8, help="Tokens of a row.")] = None,
+    micro_batch_size: Annotated[int | None, typer.Option(min=1, help="Rows per forward pass.")] = None,
+    gpus: Annotated[int, typer.Option(min=1, help="GPUs; bytes are given for each.")] = 1,
+    gpu: Annotated[str | None, typer.Option(help="Card to fit on: 24GB, rtx-4090, h100, ...")] = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Trace the real model (not built yet).")] = False,
+    engine: Annotated[str, typer.Option(help="lorafit; transformers is not built yet.")] = "lorafit",
+    upcast: Annotated[str | None, typer.Option(help="For the engine transformers (not built yet).")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say how much GPU memory training takes, by component, without a GPU and without weights."""
+    from lorafit.plan.vram import answer
+    from lorafit.recipe.load import load_recipe
+
+    for asked, option in ((exact, "--exact"), (engine != "lorafit", f"--engine {engine}"), (upcast, "--upcast")):
+        if asked:
+            raise RecipeError(f"{option} is not part of version {__version__} yet", code="E2-NOT-BUILT")
+    result = answer(
+        load_recipe(recipe, overrides).recipe if recipe else None,
+        model=model,
+        method=method,
+        rank=rank,
+        target_modules=target_modules,
+        max_length=max_length,
+        micro_batch_size=micro_batch_size,
+        gpus=gpus,
+        gpu=gpu,
+    )
+    say(result.as_text())
+    if as_json:
+        emit(result.as_json())
+
+
+@app.command()
+def validate(recipe: RecipePath, overrides: Overrides = NO_OVERRIDES, as_json: AsJson = False) -> None:
+    """Check everything that can be checked without loading weights, and show every setting."""
+    from lorafit.recipe.load import load_recipe
+    from lorafit.report.validation import check
+
+    result = check(load_recipe(recipe, overrides))
+    say(result.as_text())
+    if as_json:
+        emit(result.as_json())
+
+
+@app.command()
+def generate(
+    target: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="A run folder, or a model.")],
+    prompt: Annotated[str | None, typer.Option(help="One question; without it, a chat in the terminal.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
+    as_json: AsJson = False,
+) -> None:
+    """Answer a prompt, or chat, with the same template as in training."""
+    from lorafit.evaluate.chat import converse
+
+    result = converse(target, prompt, max_new_tokens=max_new_tokens, speak=not as_json)
+    if as_json:
+        emit(result)
+
+
+@app.command()
+def schema() -> None:
+    """Print the recipe's JSON Schema, for completion in an editor."""
+    from lorafit.recipe.resolved import schema_json
+
+    print(schema_json())
+
+
+def _refusal(name: str) -> Callable[[], None]:
+    def refuse() -> None:
+        raise RecipeError(
+            f"`lorafit {name}` ({NOT_BUILT[name]}) is not part of version {__version__} yet", code="E2-NOT-BUILT"
+        )
+
+    return refuse
+
+
+for _name in NOT_BUILT:
+    app.command(
+        _name,
+        hidden=True,
+        add_help_option=False,
+        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    )(_refusal(_name))
+
+
+def main() -> None:
+    """Run a command and leave with the exit code of the error tree."""
+    try:
+        app(prog_name="lorafit")
+    except LorafitError as error:
+        say(str(error))
+        if "--json" in sys.argv[1:]:
+            emit(error.as_json())
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.exit(0)

@@ -1,0 +1,165 @@
+"""Causal attention inside each document of a flat row: no document sees another, no S x S mask exists."""
+
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+
+FUSED = "lorafit_documents"
+EXPLICIT = "lorafit_documents_eager"
+
+
+def register() -> None:
+    """Make both kernels known to transformers, for `set_attn_implementation`."""
+    for name, kernel in ((FUSED, documents_attention), (EXPLICIT, explicit_documents_attention)):
+        AttentionInterface.register(name, kernel)
+        AttentionMaskInterface.register(name, cast("Any", _no_mask))
+
+
+def _no_mask(*args: object, **settings: object) -> None:
+    """Stand in for transformers' mask builder: the boundaries say it all."""
+
+
+def documents_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    cu_seq_lens_q: torch.Tensor | None = None,
+    max_length_q: int | None = None,
+    **others: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attend within documents, causally, by fused kernels where the model's scores allow it.
+
+    query [1, heads, S, d], key and value [1, kv_heads, S, d]; document i is
+    `cu_seq_lens_q[i] : cu_seq_lens_q[i + 1]`. Gives [1, S, heads, d], as transformers expects.
+    """
+    assert attention_mask is None and cu_seq_lens_q is not None and max_length_q is not None
+    plain_scores = others.get("softcap") is None and others.get("s_aux") is None
+    if plain_scores and _has_varlen_kernel(query, dropout):
+        return _varlen(query, key, value, cu_seq_lens_q, max_length_q, scaling, sliding_window), None
+    parts = []
+    for q, k, v in _documents(cu_seq_lens_q, query, key, value):
+        if plain_scores:
+            parts.append(_fused(q, k, v, scaling, dropout, sliding_window))
+        else:
+            parts.append(_explicit(q, k, v, scaling, dropout, sliding_window, **_score_changes(others)))
+    return torch.cat(parts, dim=2).transpose(1, 2), None
+
+
+def explicit_documents_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    cu_seq_lens_q: torch.Tensor | None = None,
+    **others: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attend within documents with every score written out (`model.attention: eager`)."""
+    assert attention_mask is None and cu_seq_lens_q is not None
+    parts = [
+        _explicit(q, k, v, scaling, dropout, sliding_window, **_score_changes(others))
+        for q, k, v in _documents(cu_seq_lens_q, query, key, value)
+    ]
+    return torch.cat(parts, dim=2).transpose(1, 2), None
+
+
+def _score_changes(others: dict[str, Any]) -> dict[str, Any]:
+    return {"softcap": others.get("softcap"), "sinks": others.get("s_aux")}
+
+
+def _documents(bounds: torch.Tensor, *tensors: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
+    """Cut [1, heads, S, d] tensors into documents."""
+    lengths = bounds.diff().tolist()
+    return list(zip(*(torch.split(tensor, lengths, dim=2) for tensor in tensors), strict=True))
+
+
+def _fused(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scaling: float | None,
+    dropout: float,
+    window: int | None,
+) -> torch.Tensor:
+    length = query.shape[2]
+    mask = _causal_mask(length, window, query.device) if window is not None and window < length else None
+    return scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=mask,
+        is_causal=mask is None,
+        scale=scaling,
+        dropout_p=dropout,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+
+
+def _explicit(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scaling: float | None,
+    dropout: float,
+    window: int | None,
+    *,
+    softcap: float | None,
+    sinks: torch.Tensor | None,
+) -> torch.Tensor:
+    """Softmax over scores, capped by tanh (Gemma 2) and with a learned sink per head (gpt-oss) where given."""
+    repeats = query.shape[1] // key.shape[1]
+    key, value = (x.repeat_interleave(repeats, dim=1) for x in (key, value))
+    scores = query @ key.transpose(2, 3) * (query.shape[3] ** -0.5 if scaling is None else scaling)
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    visible = _causal_mask(query.shape[2], window, query.device)
+    scores = scores.float().masked_fill(~visible, float("-inf"))
+    if sinks is not None:
+        column = sinks.float().view(1, -1, 1, 1).expand(*scores.shape[:3], 1)
+        scores = torch.cat([scores, column], dim=3)
+    shares = scores.softmax(dim=3)[..., : query.shape[2]].to(value.dtype)
+    return torch.dropout(shares, dropout, train=dropout > 0) @ value
+
+
+def _causal_mask(length: int, window: int | None, device: torch.device) -> torch.Tensor:
+    """True where a query may look: itself and what is before it, within the window. [length, length]"""
+    ahead = torch.arange(length, device=device)
+    distance = ahead[:, None] - ahead[None, :]
+    return (distance >= 0) & (distance < (window or length))
+
+
+def _has_varlen_kernel(query: torch.Tensor, dropout: float) -> bool:
+    """Torch's variable-length kernel wants a card, 16 bits, and no attention dropout."""
+    return query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and dropout == 0.0
+
+
+def _varlen(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    bounds: torch.Tensor,
+    longest: int,
+    scaling: float | None,
+    window: int | None,
+) -> torch.Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    repeats = query.shape[1] // key.shape[1]
+    keys, values = (x.repeat_interleave(repeats, dim=1) if repeats > 1 else x for x in (key, value))
+    q, k, v = (x[0].transpose(0, 1) for x in (query, keys, values))  # [S, heads, d]
+    behind = -1 if window is None else window - 1
+    out = varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=scaling, window_size=(behind, 0))
+    return cast("torch.Tensor", out)[None]

@@ -1,0 +1,42 @@
+"""A micro-batch on the device: documents laid end to end in one row, with no padding and no mask."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from lorafit.data.batch import FlatBatch
+
+
+@dataclass(frozen=True)
+class DeviceBatch:
+    """Tokens of several documents in one row of S, and what is to be predicted where."""
+
+    input_ids: torch.Tensor  # int64 [1, S]
+    position_ids: torch.Tensor  # int64 [1, S], from 0 in each document
+    boundaries: torch.Tensor  # int32 [documents + 1]: document d is boundaries[d] : boundaries[d + 1]
+    lengths: tuple[int, ...]  # tokens of each document, known without asking the device
+    predicting: torch.Tensor  # int64 [T]: positions whose next token is a target
+    targets: torch.Tensor  # int64 [T]: those next tokens
+
+    @cached_property
+    def longest(self) -> int:
+        """Tokens of the longest document."""
+        return max(self.lengths)
+
+
+def to_device(batch: "FlatBatch", device: torch.device) -> DeviceBatch:
+    """Move a batch over. A label is predicted from the position before it, in the same document."""
+    labels = torch.from_numpy(batch.labels)
+    positions = torch.nonzero(labels != -100).squeeze(1)
+    ends = torch.tensor([0, *batch.lengths]).cumsum(0)
+    return DeviceBatch(
+        input_ids=torch.from_numpy(batch.input_ids)[None].to(device, non_blocking=True),
+        position_ids=torch.from_numpy(batch.position_ids)[None].to(device, non_blocking=True),
+        boundaries=ends.to(device, torch.int32, non_blocking=True),
+        lengths=tuple(batch.lengths),
+        predicting=(positions - 1).to(device, non_blocking=True),
+        targets=labels[positions].to(device, non_blocking=True),
+    )

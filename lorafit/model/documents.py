@@ -1,0 +1,80 @@
+"""Prove that documents of one row do not see each other, on the very model that is about to be trained."""
+
+from typing import cast
+
+import torch
+from transformers import PreTrainedModel
+
+from lorafit.errors import ModelError, first_line
+from lorafit.model.attention import EXPLICIT, FUSED, register
+from lorafit.model.batch import DeviceBatch
+from lorafit.model.loss import target_logits
+
+PROBE_LENGTHS = (7, 5, 9)
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.15, torch.float16: 0.03}  # relative to the largest logit
+
+
+def use_flat_rows(model: PreTrainedModel, attention: str) -> None:
+    """Switch the model to attention within documents, and prove it. ModelError when documents leak.
+
+    The proof compares documents laid end to end with each alone under the model's own attention, so it also
+    finds a kernel that computes something else than the model does.
+    """
+    documents = _probe(model)
+    try:
+        alone = _logits_alone(model, documents)
+        if attention != "flash_attention_2":  # that one reads the boundaries by itself
+            register()
+            model.set_attn_implementation(EXPLICIT if attention == "eager" else FUSED)
+        together = _logits_together(model, documents)
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        raise _not_isolated(first_line(error)) from None
+    worst = float((together - alone).abs().max() / alone.abs().max())
+    if not worst <= TOLERANCE[_embedding(model).dtype]:
+        raise _not_isolated(f"a document's logits move by {worst:.2g} of the largest when others share its row")
+
+
+def _embedding(model: PreTrainedModel) -> torch.Tensor:
+    """Give the matrix whose rows are the vocabulary; its dtype bounds the precision of the logits."""
+    return cast("torch.Tensor", model.get_input_embeddings().weight)
+
+
+def _probe(model: PreTrainedModel) -> list[torch.Tensor]:
+    vocabulary = min(_embedding(model).shape[0], 1000)
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randint(vocabulary, (length,), generator=generator) for length in PROBE_LENGTHS]
+
+
+@torch.no_grad()
+def _logits_alone(model: PreTrainedModel, documents: list[torch.Tensor]) -> torch.Tensor:
+    """Give the logits [tokens, vocab] of each document in a row of its own."""
+    outputs = [model(input_ids=d[None].to(model.device), use_cache=False).logits[0] for d in documents]
+    return torch.cat(outputs).float()
+
+
+@torch.no_grad()
+def _logits_together(model: PreTrainedModel, documents: list[torch.Tensor]) -> torch.Tensor:
+    """Give the same logits with all documents in one row."""
+    return target_logits(model, _row(documents, model.device)).float()
+
+
+def _row(documents: list[torch.Tensor], device: torch.device) -> DeviceBatch:
+    """Lay documents end to end, every position predicting."""
+    lengths = tuple(len(d) for d in documents)
+    return DeviceBatch(
+        input_ids=torch.cat(documents)[None].to(device),
+        position_ids=torch.cat([torch.arange(n) for n in lengths])[None].to(device),
+        boundaries=torch.tensor([0, *lengths]).cumsum(0).to(device, torch.int32),
+        lengths=lengths,
+        predicting=torch.arange(sum(lengths)).to(device),
+        targets=torch.cat(documents).to(device),
+    )
+
+
+def _not_isolated(reason: str) -> ModelError:
+    return ModelError(
+        f"this model cannot train on several documents in one row: {reason}",
+        where="model.attention",
+        fix="try model.attention: eager; this version lays rows out in no other way",
+        code="E4-ATTENTION",
+    )

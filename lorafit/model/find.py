@@ -1,0 +1,123 @@
+"""Find a base model: built in, in a folder, or on the hub; and refuse one that asks to run code."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+from lorafit import assets
+from lorafit.errors import ModelError, SafetyRefusal
+
+WEIGHT_PATTERNS = ["*.safetensors", "*.safetensors.index.json"]
+TEXT_PATTERNS = ["*.json", "*.jinja", "*.model", "*.txt", "tokenizer*"]
+
+
+def find_model(path: str, revision: str | None = None) -> Path:
+    """Give the folder of a model; a hub id is downloaded to the hub's cache. ModelError when there is none."""
+    local = find_local(path)
+    return local if local is not None else _from_hub(path, revision)
+
+
+def find_local(path: str) -> Path | None:
+    """Give the folder of a built-in or local model, None where only the hub can have it. ModelError for neither."""
+    local = assets.folder(path) or Path(path).expanduser()
+    if local.is_dir():
+        return local
+    if local.exists() or path.startswith((".", "/", "~")) or path.count("/") != 1:
+        raise ModelError(
+            f"no model folder at {path!r}",
+            where="model.path",
+            fix="give a folder that holds config.json, a hub id such as org/name, or builtin:tiny",
+            code="E4-MODEL-PATH",
+        )
+    return None
+
+
+def _from_hub(repo_id: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        return Path(
+            snapshot_download(
+                repo_id, revision=revision, allow_patterns=WEIGHT_PATTERNS + TEXT_PATTERNS, ignore_patterns="*/*"
+            )
+        )
+    except GatedRepoError:
+        raise _absent(repo_id, "its licence must be accepted first", "accept it on its page, then log in") from None
+    except RevisionNotFoundError:
+        raise _absent(repo_id, f"it has no revision {revision!r}", "check model.revision") from None
+    except RepositoryNotFoundError:
+        raise _absent(repo_id, "the hub does not know it, or you may not see it", "check the name") from None
+    except HFValidationError:
+        raise _absent(repo_id, "this is no valid hub id", "ids look like org/name") from None
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
+        reason = "it is no local folder, it is not in the hub's cache, and the hub cannot be reached"
+        raise _absent(repo_id, reason, "download it on a machine that is online, then give its folder") from None
+
+
+def _absent(repo_id: str, reason: str, fix: str) -> ModelError:
+    return ModelError(f"cannot get model {repo_id!r}: {reason}", where="model.path", fix=fix, code="E4-MODEL-ABSENT")
+
+
+def read_config(folder: Path) -> dict[str, object]:
+    """Read a model's config.json. ModelError when it is missing or is no JSON object."""
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"{folder} holds no config.json", fix="give a model folder", code="E4-CONFIG") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot read config.json: {error}", where=str(path), code="E4-CONFIG") from None
+    if not isinstance(config, dict):
+        raise ModelError("config.json is no JSON object", where=str(path), code="E4-CONFIG")
+    return cast("dict[str, object]", config)
+
+
+def refuse_code(folder: Path, config: Mapping[str, object]) -> None:
+    """Raise SafetyRefusal when loading would run code that came with the model, ModelError without safetensors."""
+    from transformers import CONFIG_MAPPING
+
+    if config.get("auto_map") and config.get("model_type") not in CONFIG_MAPPING:
+        raise SafetyRefusal(
+            f"config.json asks to run code that comes with the model (auto_map, model_type "
+            f"{config.get('model_type')!r}); lorafit never does",
+            where=str(folder / "config.json"),
+            fix="use a model that transformers has built in",
+            code="E12-REMOTE-CODE",
+        )
+    if not any(folder.glob("*.safetensors")):
+        pickled = sorted(p.name for p in folder.glob("*.bin")) + sorted(p.name for p in folder.glob("*.pt"))
+        if pickled:
+            raise SafetyRefusal(
+                f"the weights are pickles ({pickled[0]}), which can run code when read",
+                where=str(folder),
+                fix="convert them to safetensors, or use a revision that has them",
+                code="E12-PICKLE",
+            )
+        raise ModelError("the folder holds no *.safetensors weights", where=str(folder), code="E4-WEIGHTS")
+    _refuse_outside_shards(folder)
+
+
+def _refuse_outside_shards(folder: Path) -> None:
+    """An index may only name files beside it, and every file it names must be there."""
+    for index in folder.glob("*.safetensors.index.json"):
+        try:
+            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (OSError, ValueError, KeyError, AttributeError, TypeError):
+            raise ModelError("the index of the weights cannot be read", where=str(index), code="E4-INDEX") from None
+        outside = [s for s in shards if not isinstance(s, str) or Path(s).name != s]
+        if outside:
+            raise SafetyRefusal(
+                f"the index names {outside[0]!r}, outside its folder", where=str(index), code="E12-PATH"
+            )
+        missing = sorted(s for s in shards if not (folder / s).is_file())
+        if missing:
+            raise ModelError(f"shard {missing[0]} is missing", where=str(index), code="E4-SHARD")

@@ -1,0 +1,139 @@
+"""Load a tokenizer, a base model with its quantisation, or a finished run, ready to train or to answer."""
+
+import logging
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from lorafit.errors import MachineError, ModelError, first_line
+from lorafit.model.find import find_model, read_config, refuse_code
+from lorafit.recipe.quantization import Bits4, Quantization, Unquantized
+from lorafit.recipe.schema import Dtype, ModelSpec
+
+LOAD_ERRORS = (OSError, ValueError, KeyError, RuntimeError, TypeError)
+
+
+@dataclass(frozen=True)
+class Base:
+    """A frozen base model on its device."""
+
+    folder: Path
+    model: PreTrainedModel
+    device: torch.device
+    dtype: torch.dtype
+
+
+def pick_device(local_rank: int = 0) -> torch.device:
+    """Give this process's card, or the CPU."""
+    return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def pick_dtype(wanted: Dtype, device: torch.device) -> torch.dtype:
+    """Resolve `auto`: bfloat16 on a card that computes in it, else float32. MachineError when it cannot be."""
+    has_bfloat16 = device.type == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False)
+    if wanted == "auto":
+        return torch.bfloat16 if device.type == "cuda" and has_bfloat16 else torch.float32
+    if wanted == "bfloat16" and not has_bfloat16:
+        raise MachineError(
+            f"{torch.cuda.get_device_name(device)} does not compute in bfloat16",
+            where="model.dtype",
+            fix="set model.dtype: float32",
+            code="E5-DTYPE",
+        )
+    dtype: torch.dtype = getattr(torch, wanted)
+    return dtype
+
+
+def load_tokenizer(folder: Path, template: Path | None = None) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a folder, with another chat template if one is given. ModelError when it fails."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except LOAD_ERRORS as error:
+        raise ModelError(
+            f"cannot load the tokenizer: {first_line(error)}", where=str(folder), code="E4-TOKENIZER"
+        ) from None
+    if template is not None:
+        try:
+            tokenizer.chat_template = template.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ModelError(
+                f"cannot read the template: {error}", where="data.chat_template", code="E4-TEMPLATE"
+            ) from None
+    assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    return tokenizer
+
+
+def load_base(spec: ModelSpec, quantization: Quantization, device: torch.device, folder: Path | None = None) -> Base:
+    """Load the base model, frozen, in evaluation mode.
+
+    Weights come straight to the device in their dtype; quantised ones shard by shard. Norms, embeddings and
+    head keep the model's dtype (no float32 upcast). Raises ModelError, MachineError, SafetyRefusal.
+    """
+    folder = folder or find_model(spec.path, spec.revision)
+    refuse_code(folder, read_config(folder))
+    dtype = pick_dtype(spec.dtype, device)
+    attention = None if spec.attention == "auto" else spec.attention  # None: what transformers knows to be right
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # transformers repeats what we say ourselves
+            model = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=dtype,
+                device_map={"": device},
+                attn_implementation=attention,
+                quantization_config=_quantization_config(quantization, dtype),
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+            )
+    except ImportError as error:
+        raise MachineError(first_line(error), where="model", code="E5-LIBRARY") from None
+    except torch.OutOfMemoryError:
+        raise  # the training loop says what would fit
+    except LOAD_ERRORS as error:
+        raise ModelError(f"cannot load the model: {first_line(error)}", where=str(folder), code="E4-LOAD") from None
+    if isinstance(quantization, Bits4):
+        _keep_weights_trainable_through(model)
+    model.requires_grad_(False)
+    return Base(folder, model.eval(), device, dtype)
+
+
+def _keep_weights_trainable_through(model: PreTrainedModel) -> None:
+    """Stop bitsandbytes from repacking 4-bit weights on the CPU.
+
+    On a CPU with AVX512-BF16 its first forward in evaluation mode repacks them for a kernel that has no
+    backward, for good: training after any evaluation would then go on with wrong gradients, in silence.
+    https://github.com/bitsandbytes-foundation/bitsandbytes/blob/0.50.2/bitsandbytes/nn/modules.py#L613
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
+def compute_dtype(quantization: Quantization, dtype: torch.dtype) -> torch.dtype:
+    """Give the dtype that products are computed in."""
+    if isinstance(quantization, Bits4) and quantization.compute_dtype != "auto":
+        chosen: torch.dtype = getattr(torch, quantization.compute_dtype)
+        return chosen
+    return dtype
+
+
+def _quantization_config(quantization: Quantization, dtype: torch.dtype) -> object:
+    if isinstance(quantization, Unquantized):
+        return None
+    return quantization.build(compute_dtype(quantization, dtype))
+
+
+def quiet_libraries() -> None:
+    """Leave the terminal to lorafit: transformers' and bitsandbytes' progress bars and notices go."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    for name in ("bitsandbytes", "accelerate", "torch.distributed", "huggingface_hub"):
+        logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,0 +1,33 @@
+"""What the device can hold and has held, in bytes."""
+
+import resource
+import sys
+import warnings
+
+import torch
+from transformers import PreTrainedModel
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Give the most this process has held: allocated on a card, resident on the CPU."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # kibibytes everywhere but there
+
+
+def capacity_bytes(device: torch.device) -> int:
+    """Give what is free for a run: on the card, or of this machine's memory."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    import psutil
+
+    return int(psutil.virtual_memory().available)
+
+
+def recompute_activations(model: PreTrainedModel) -> None:
+    """Keep only the input of each layer and compute the rest again in the backward pass."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # renamed in transformers 5.23; this name is in all of v5
+        # reentrant recomputation gives no gradient where a layer's input is frozen
+        model.gradient_checkpointing_enable({"use_reentrant": False})

@@ -1,0 +1,78 @@
+"""Load a finished run to use it: the base as it was trained on, its adapter, its tokenizer and template."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lorafit.errors import ModelError
+from lorafit.model.adapt import load_adapter
+from lorafit.model.find import find_model
+from lorafit.model.load import load_base, load_tokenizer, pick_device
+from lorafit.recipe.adapters import Full
+from lorafit.recipe.quantization import Unquantized
+from lorafit.recipe.resolved import recipe_from_resolved
+from lorafit.recipe.schema import ModelSpec, Recipe
+from lorafit.rundir.layout import RunFolder
+from lorafit.rundir.store import verify_folder
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model that answers. `recipe` is None when it is not a run's."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    device: torch.device
+    base_folder: Path
+    recipe: Recipe | None
+
+    @property
+    def has_adapter(self) -> bool:
+        """Say whether there is a base underneath to compare with."""
+        return self.recipe is not None and not isinstance(self.recipe.adapter, Full)
+
+
+def result_folder(run: RunFolder, recipe: Recipe) -> Path:
+    """Give the folder that holds what the run made, whole and unchanged. ModelError when it has not finished."""
+    folder = run.model if isinstance(recipe.adapter, Full) else run.adapter
+    if not folder.is_dir():
+        raise ModelError(
+            f"{run.root} holds no finished adapter: the run has not ended",
+            where=str(run.root),
+            fix="finish it: lorafit train RECIPE --resume",
+            code="E4-UNFINISHED",
+        )
+    verify_folder(folder)
+    return folder
+
+
+def read_recipe(run: RunFolder) -> Recipe:
+    """Read the recipe that a run was made by, every default filled in. ModelError when it is no run."""
+    if not run.is_run():
+        raise ModelError(f"{run.root} is no run folder", fix="give the folder that `train` wrote", code="E4-NO-RUN")
+    return recipe_from_resolved(run.resolved_recipe.read_text(encoding="utf-8"))
+
+
+def load_run(root: Path) -> Loaded:
+    """Load a run's model, in evaluation mode. Raises ModelError when it is unfinished or damaged."""
+    run = RunFolder(root)
+    recipe = read_recipe(run)
+    result = result_folder(run, recipe)
+    device = pick_device()
+    tokenizer = load_tokenizer(result)
+    if isinstance(recipe.adapter, Full):
+        base = load_base(recipe.model, recipe.quantization, device, result)
+        return Loaded(base.model, tokenizer, device, result, recipe)
+    folder = find_model(recipe.model.path, recipe.model.revision)
+    base = load_base(recipe.model, recipe.quantization, device, folder)
+    return Loaded(load_adapter(base.model, result), tokenizer, device, folder, recipe)
+
+
+def load_model(path: str) -> Loaded:
+    """Load a model that is no run: a folder, a hub id, or a built-in."""
+    folder = find_model(path)
+    device = pick_device()
+    base = load_base(ModelSpec(path=path), Unquantized(), device, folder)
+    return Loaded(base.model, load_tokenizer(folder), device, folder, None)

@@ -1,0 +1,98 @@
+"""What can be said of a recipe without loading weights: what is wrong, and every setting that will be used."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lorafit.data.rows import check_rows, local_files, sources
+from lorafit.errors import DataError, Fault, LorafitError, ModelError
+from lorafit.model.find import find_local, read_config
+from lorafit.plan.shapes import ModelShape, shape_by_name, shape_from_config
+from lorafit.plan.targets import leaf_counts, match_targets
+from lorafit.recipe.adapters import Full
+from lorafit.recipe.load import LoadedRecipe
+from lorafit.recipe.resolved import canonical_json
+from lorafit.recipe.schema import Recipe
+
+
+@dataclass
+class Validation:
+    """A recipe that holds, its settings, and what could not be looked at."""
+
+    loaded: LoadedRecipe
+    notes: list[str] = field(default_factory=list)
+
+    def as_text(self) -> str:
+        """Show every setting, defaults filled in, and the notes."""
+        settings = "\n".join(_lines(json.loads(canonical_json(self.loaded.recipe))))
+        return "\n".join([settings, *self.notes, f"{self.loaded.path} is valid"])
+
+    def as_json(self) -> dict[str, object]:
+        """Give the same to a program."""
+        return {"valid": True, "recipe": json.loads(canonical_json(self.loaded.recipe)), "notes": self.notes}
+
+
+def check(loaded: LoadedRecipe) -> Validation:
+    """Look at the model's sizes, the targets, the template and every local row.
+
+    Raises the error of the first kind that is wrong, with the faults of all.
+    """
+    result = Validation(loaded)
+    wrong: list[LorafitError] = []
+    for look in (_check_model, _check_template, _check_data):
+        try:
+            look(loaded.recipe, result.notes)
+        except LorafitError as error:
+            wrong.append(error)
+    if wrong:
+        first = min(wrong, key=lambda error: error.exit_code)
+        raise type(first)([fault for error in wrong for fault in error.faults])
+    return result
+
+
+def _check_model(recipe: Recipe, notes: list[str]) -> None:
+    shape = _shape(recipe, notes)
+    if shape is None or isinstance(recipe.adapter, Full):
+        return
+    targets = match_targets(recipe.adapter.target_modules, [linear.name for linear in shape.linears()])
+    counts = ", ".join(f"{leaf} x{count}" for leaf, count in leaf_counts(targets).items())
+    notes.append(f"model: {shape.name}, {shape.total_parameters:,} parameters; adapter on {counts}")
+
+
+def _shape(recipe: Recipe, notes: list[str]) -> ModelShape | None:
+    """Find the model's sizes in its folder, else in the catalogue."""
+    path = recipe.model.path
+    folder = find_local(path)
+    if folder is not None:
+        return shape_from_config(read_config(folder), path)
+    try:
+        return shape_by_name(path).shape
+    except ModelError:
+        notes.append(f"model: {path} is not on this machine and not in the catalogue: its layers were not checked")
+        return None
+
+
+def _check_template(recipe: Recipe, notes: list[str]) -> None:
+    template = recipe.data.chat_template
+    if template is not None and not Path(template).is_file():
+        raise ModelError(f"no file at {template!r}", where="data.chat_template", code="E4-TEMPLATE")
+
+
+def _check_data(recipe: Recipe, notes: list[str]) -> None:
+    faults: list[Fault] = check_rows(recipe)
+    if faults:
+        raise DataError(faults)
+    remote = [str(source.path) for source in sources(recipe) if local_files(source) is None]
+    if remote:
+        notes.append(f"data: not looked at, since on the hub: {', '.join(remote)}")
+
+
+def _lines(block: dict[str, object], indent: str = "") -> list[str]:
+    """Write a resolved recipe as YAML-like lines."""
+    lines = []
+    for key, value in block.items():
+        if isinstance(value, dict):
+            lines += [f"{indent}{key}:", *_lines(value, indent + "  ")]
+        else:
+            lines.append(f"{indent}{key}: {json.dumps(value)}")
+    return lines

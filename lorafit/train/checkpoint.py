@@ -1,0 +1,64 @@
+"""What a checkpoint holds: the trained weights, the optimizer's state, and a few numbers. No pickle."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from lorafit.errors import ResumeRefused
+from lorafit.train.optimizer import optimizer_tensors, restore_optimizer
+
+WEIGHTS = "adapter.safetensors"
+OPTIMIZER = "optimizer.safetensors"
+STATE = "state.json"
+
+
+@dataclass
+class Position:
+    """Where a run stands. The order of the data, the rate and the dropout follow from the step alone."""
+
+    step: int = 0  # updates made
+    best_loss: float | None = None
+    best_step: int | None = None
+    stale_evaluations: int = 0  # since the best
+    seconds: float = 0.0  # spent in earlier sessions of this run
+
+
+def write_checkpoint(
+    folder: Path,
+    position: Position,
+    parameters: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    """Write the files of a checkpoint into a folder that the caller commits."""
+    weights = {name: p.detach().to("cpu").contiguous() for name, p in parameters.items()}
+    save_file(weights, folder / WEIGHTS)
+    save_file(optimizer_tensors(optimizer, parameters), folder / OPTIMIZER)
+    (folder / STATE).write_text(json.dumps(asdict(position), indent=1) + "\n", encoding="utf-8")
+
+
+def read_checkpoint(folder: Path, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> Position:
+    """Put a verified checkpoint back, bit for bit. ResumeRefused when it is of another shape."""
+    restore_weights(folder, parameters)
+    restore_optimizer(optimizer, parameters, load_file(folder / OPTIMIZER))
+    return Position(**json.loads((folder / STATE).read_text(encoding="utf-8")))
+
+
+def restore_weights(folder: Path, parameters: Mapping[str, nn.Parameter]) -> None:
+    """Put the trained weights of a checkpoint back."""
+    saved = load_file(folder / WEIGHTS)
+    same = saved.keys() == parameters.keys() and all(saved[n].shape == p.shape for n, p in parameters.items())
+    if not same:
+        raise ResumeRefused(
+            "the checkpoint holds other weights than the recipe trains",
+            where=str(folder),
+            fix="start anew with --fresh",
+            code="E10-WEIGHTS",
+        )
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(saved[name])

@@ -1,0 +1,147 @@
+"""The course of a run: steps, evaluations, checkpoints, and the ways it can end."""
+
+import math
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from lorafit.data.prepare import PreparedData
+from lorafit.errors import NumericalError, Stopped
+from lorafit.report.progress import Reporter
+from lorafit.rundir.step import StepRecord
+from lorafit.train.checkpoint import Position, read_checkpoint, restore_weights, write_checkpoint
+from lorafit.train.evaluation import validation_loss
+from lorafit.train.loop import Loop
+from lorafit.train.record import Record
+from lorafit.train.signals import Requests
+
+
+class Course:
+    """Takes a loop from where it stands to its end."""
+
+    def __init__(self, loop: Loop, data: PreparedData, record: Record, requests: Requests) -> None:
+        self.loop = loop
+        self.data = data
+        self.record = record
+        self.requests = requests
+        self.training = loop.recipe.training
+        self.position = Position()
+        self.last: StepRecord | None = None
+        self.validation: float | None = None
+        self.saved_step: int | None = None
+        self.started = time.monotonic()
+        self.tokens = 0
+
+    def resume(self) -> int:
+        """Go back to the newest valid checkpoint, if there is one; give its step."""
+        step = self._checkpoint_step()
+        if step:
+            folder = self.record.folder.checkpoint(step)
+            self.position = read_checkpoint(folder, self.loop.parameters, self.loop.optimizer)
+            self.record.say(f"resuming after step {step}")
+            self.record.event("resume", {"step": step})
+            self.saved_step = step
+        self.record.begin(step)
+        return step
+
+    def _checkpoint_step(self) -> int:
+        """Let the first process look, and tell the others."""
+        found = torch.tensor(self.record.resume_step(), device=self.loop.ranks.device)
+        return int(self.loop.ranks.sum(found))
+
+    def run(self, reporter: Reporter) -> None:
+        """Take every step that is left. Raises Stopped, NumericalError, OutOfMemory."""
+        if self.position.step == 0:
+            self._evaluate(reporter)
+        while self.position.step < self.loop.plan.total_steps and not self._is_stale():
+            self._step(reporter)
+        if self.position.step % (self.training.eval_every or math.inf) != 0:
+            self._evaluate(reporter)
+        self._save()
+        self._go_back_to_best(reporter)
+
+    def _step(self, reporter: Reporter) -> None:
+        done = self.loop.step(self.position.step)
+        self.last = done
+        self.tokens += done.tokens
+        self.position.step = done.step
+        self.record.metrics(done.as_json())
+        reporter.step(done)
+        if _is_due(done.step, self.training.eval_every):
+            self._evaluate(reporter)
+        if _is_due(done.step, self.training.save_every) or self._asked(self.requests.save):
+            self._save()
+            self.requests.save = False
+        if self._asked(self.requests.stop) and done.step < self.loop.plan.total_steps:
+            self._save()
+            raise Stopped(
+                f"stopped on request after step {done.step}, checkpoint saved",
+                fix="go on with: lorafit train RECIPE --resume",
+                code="E75-STOPPED",
+            )
+
+    def _asked(self, mine: bool) -> bool:
+        """Say whether any process was asked."""
+        asked = torch.tensor(int(mine), device=self.loop.ranks.device)
+        return bool(self.loop.ranks.sum(asked))
+
+    def _evaluate(self, reporter: Reporter) -> None:
+        """Measure the validation loss and remember the best."""
+        if self.data.validation is None or self.data.validation_packs is None:
+            return
+        loss = validation_loss(self.loop, self.data.validation, self.data.validation_packs)
+        step = self.position.step
+        self.validation = loss
+        self.record.event("evaluation", {"step": step, "loss": loss if math.isfinite(loss) else str(loss)})
+        reporter.note(f"step {step}: validation loss {loss:.4f}")
+        if not math.isfinite(loss):
+            raise NumericalError(f"the validation loss after step {step} is {loss}", code="E8-NOT-FINITE")
+        if step:  # an untrained adapter is no candidate
+            self._compare_with_best(loss, step)
+
+    def _compare_with_best(self, loss: float, step: int) -> None:
+        stopping = self.training.early_stopping
+        margin = stopping.min_delta if stopping else 0.0
+        if self.position.best_loss is None or loss < self.position.best_loss - margin:
+            self.position = replace(self.position, best_loss=loss, best_step=step, stale_evaluations=0)
+            if stopping:
+                self._save()  # the best must be there to go back to
+        else:
+            self.position.stale_evaluations += 1
+
+    def _is_stale(self) -> bool:
+        stopping = self.training.early_stopping
+        return stopping is not None and self.position.stale_evaluations >= stopping.patience
+
+    def _go_back_to_best(self, reporter: Reporter) -> None:
+        """With early stopping, the result is the best evaluated step and not the last."""
+        best = self.position.best_step
+        if self.training.early_stopping and best and best != self.position.step:
+            restore_weights(self.record.folder.checkpoint(best), self.loop.parameters)
+            self.validation = self.position.best_loss
+            reporter.note(f"keeping step {best}, the best (validation loss {self.position.best_loss:.4f})")
+
+    def _save(self) -> None:
+        if self.saved_step == self.position.step:
+            return
+        self.position.seconds += self._take_seconds()
+        self.record.checkpoint(self.position.step, self._fill, self.training.keep_checkpoints, self._protected_step())
+        self.saved_step = self.position.step
+        self.loop.ranks.wait()
+
+    def _take_seconds(self) -> float:
+        now = time.monotonic()
+        seconds, self.started = now - self.started, now
+        return seconds
+
+    def _protected_step(self) -> int | None:
+        return self.position.best_step if self.training.early_stopping else None
+
+    def _fill(self, folder: Path) -> None:
+        write_checkpoint(folder, self.position, self.loop.parameters, self.loop.optimizer)
+
+
+def _is_due(step: int, every: int | None) -> bool:
+    return every is not None and step % every == 0

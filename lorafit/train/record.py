@@ -1,0 +1,78 @@
+"""The run's memory, as the first process writes it; the other processes keep quiet."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from lorafit.report.progress import say
+from lorafit.rundir import checkpoints, journal
+from lorafit.rundir.layout import RunFolder
+from lorafit.rundir.state import Run
+from lorafit.rundir.store import Commit
+
+
+class Fill(Protocol):
+    """Writes the files of a folder that is being committed."""
+
+    def __call__(self, folder: Path, /) -> None:
+        """Write into the empty folder."""
+
+
+class Record:
+    """Writes events, metrics, checkpoints and results; does nothing where there is no run to write."""
+
+    def __init__(self, folder: RunFolder, run: Run | None) -> None:
+        self.folder = folder
+        self.run = run
+
+    def say(self, text: str) -> None:
+        """Tell the person at the terminal, once."""
+        if self.run is not None:
+            say(text)
+
+    def event(self, kind: str, facts: Mapping[str, object]) -> None:
+        """Note that something happened."""
+        if self.run is not None:
+            journal.record_event(self.run, kind, facts)
+
+    def metrics(self, line: Mapping[str, object]) -> None:
+        """Note the numbers of a step."""
+        if self.run is not None:
+            journal.record_metrics(self.run, line)
+
+    def write_json(self, path: Path, value: object) -> None:
+        """Write a file of the run in one go."""
+        if self.run is not None:
+            self.run.store.write_json(path, value)
+
+    def resume_step(self) -> int:
+        """Find the newest valid checkpoint and drop the metrics after it; 0 where there is none, or no run."""
+        if self.run is None:
+            return 0
+        found, warnings = checkpoints.resume_point(self.run)
+        for warning in warnings:
+            self.say(warning)
+        return found.step if found else 0
+
+    def begin(self, step: int) -> None:
+        """Note that training starts, or goes on, after `step` updates."""
+        if self.run is not None:
+            self.run.mark("running", step=step)
+
+    def checkpoint(self, step: int, fill: Fill, keep: int, best_step: int | None) -> None:
+        """Commit a checkpoint, then let go of older ones."""
+        if self.run is not None:
+            checkpoints.save(self.run, step, fill, {"best_step": best_step})
+            checkpoints.retain(self.run, keep, {best_step} if best_step else set())
+
+    def publish(self, target: Path, fill: Fill, facts: Mapping[str, object]) -> Commit | None:
+        """Commit the result under its final name, in place of an earlier one."""
+        if self.run is None:
+            return None
+        return self.run.store.commit_folder(target, fill, facts, replace=True)
+
+    def finish(self, step: int) -> None:
+        """Note that the run ended well."""
+        if self.run is not None:
+            self.run.mark("finished", step=step, exit_code=0)
+            self.event("finished", {"step": step})

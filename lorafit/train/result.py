@@ -1,0 +1,106 @@
+"""What a run leaves behind: the adapter (or model), read back and checked, and its final state."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors.torch import load_file
+from transformers import PreTrainedTokenizerBase
+
+from lorafit.data.prepare import PreparedData
+from lorafit.errors import NumericalError, StorageError
+from lorafit.model.adapt import WEIGHTS, Attached, save_adapter
+from lorafit.recipe.adapters import Full
+from lorafit.recipe.resolved import recipe_hash
+from lorafit.recipe.schema import Recipe
+from lorafit.report.card import adapter_card
+from lorafit.report.units import duration, gibibytes
+from lorafit.rundir.layout import RunFolder
+from lorafit.rundir.store import Commit
+from lorafit.train.course import Course
+from lorafit.train.record import Record
+from lorafit.train.sizes import Sizes
+
+
+def publish(
+    record: Record, recipe: Recipe, attached: Attached, tokenizer: PreTrainedTokenizerBase, data: PreparedData
+) -> Commit | None:
+    """Commit the result with its tokenizer, template and card, after reading it back."""
+    facts = {"recipe": recipe_hash(recipe), "data": data.fingerprint}
+    full = isinstance(recipe.adapter, Full)
+
+    def fill(folder: Path) -> None:
+        if full:
+            attached.model.save_pretrained(folder)
+        else:
+            save_adapter(attached.model, folder, facts)
+            _check_adapter(attached.model, folder)
+        tokenizer.save_pretrained(folder)
+        card = adapter_card(recipe, attached.trainable_parameters, attached.total_parameters, len(attached.targets))
+        (folder / "README.md").write_text(card, encoding="utf-8")
+
+    return record.publish(record.folder.model if full else record.folder.adapter, fill, facts)
+
+
+def _check_adapter(model: torch.nn.Module, folder: Path) -> None:
+    """Read the adapter back: the same tensors, finite, and every B moved from zero."""
+    written = load_file(folder / WEIGHTS)
+    held = get_peft_model_state_dict(cast("PeftModel", model), save_embedding_layers=False)
+    if written.keys() != held.keys() or not all(torch.equal(written[n], held[n].cpu()) for n in held):
+        raise StorageError("the adapter reads back otherwise than it was written", where=str(folder), code="E7-READ")
+    untrained = [name for name, tensor in written.items() if ".lora_B" in name and not tensor.any()]
+    if untrained or not all(tensor.isfinite().all() for tensor in written.values()):
+        problem = f"{len(untrained)} layers did not train ({untrained[0]})" if untrained else "it is not finite"
+        raise NumericalError(f"the adapter is not sound: {problem}", code="E8-ADAPTER")
+
+
+def summary(record: Record, course: Course, commit: Commit | None, sizes: Sizes) -> dict[str, object]:
+    """Write result.json, tell the person what to do next, and give the final state."""
+    last = course.last
+    seconds = course.position.seconds
+    folder = record.folder
+    result: dict[str, object] = {
+        "status": "finished",
+        "steps": course.position.step,
+        "loss": last.loss if last else None,
+        "eval": {"loss": course.validation, "best_loss": course.position.best_loss} if course.validation else None,
+        "adapter": str(folder.adapter if folder.adapter.is_dir() else folder.model),
+        "adapter_sha256": _weights_hash(commit) if commit else None,
+        "peak_bytes": last.peak_bytes if last else None,
+        "estimated_peak_bytes": sizes.estimated_peak_bytes,
+        "seconds": round(seconds, 3),
+        "tokens_per_second": round(course.tokens / seconds, 1) if seconds else None,
+    }
+    record.write_json(folder.result, result)
+    record.say(_closing(folder, result))
+    return result
+
+
+def _weights_hash(commit: Commit) -> str:
+    """Give the hash of the adapter's weights; of several files, the hash of their hashes."""
+    hashes = [file.sha256 for file in commit.files if file.name.endswith(".safetensors")]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256(" ".join(hashes).encode()).hexdigest()
+
+
+def _closing(folder: RunFolder, result: dict[str, Any]) -> str:
+    root = folder.root
+    shown = root.relative_to(Path.cwd()) if root.is_relative_to(Path.cwd()) else root
+    validation = f", validation loss {result['eval']['loss']:.4f}" if result["eval"] else ""
+    loss = f"loss {result['loss']:.4f}{validation}; " if result["loss"] is not None else ""
+    peak = gibibytes(result["peak_bytes"]) if result["peak_bytes"] else "unknown"
+    return (
+        f"finished {result['steps']} steps in {duration(result['seconds'])}: {loss}peak {peak}\n"
+        f"adapter: {shown / Path(result['adapter']).name}\n"
+        f"next:\n"
+        f"  lorafit eval {shown} --compare-base\n"
+        f"  lorafit generate {shown}\n"
+        f"  lorafit merge {shown} --out {shown}-merged"
+    )
+
+
+def read_result(folder: RunFolder) -> dict[str, object]:
+    """Read the final state of a finished run."""
+    return cast("dict[str, object]", json.loads(folder.result.read_text(encoding="utf-8")))

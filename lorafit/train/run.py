@@ -1,0 +1,146 @@
+"""The story of a run: data, model, plan, resume, train, save, report."""
+
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from lorafit.data.prepare import PreparedData, prepare
+from lorafit.errors import RecipeError
+from lorafit.model.adapt import Attached, attach
+from lorafit.model.documents import use_flat_rows
+from lorafit.model.find import find_model, read_config
+from lorafit.model.load import Base, load_base, load_tokenizer, pick_device, pick_dtype, quiet_libraries
+from lorafit.model.memory import recompute_activations
+from lorafit.plan.plan import Plan, make_plan
+from lorafit.plan.targets import leaf_counts
+from lorafit.recipe.schema import Recipe
+from lorafit.report.progress import reporting, say
+from lorafit.report.units import gibibytes, percent
+from lorafit.rundir.layout import RunFolder
+from lorafit.rundir.state import Run
+from lorafit.train.course import Course
+from lorafit.train.loop import Loop
+from lorafit.train.optimizer import build_optimizer, paging_notice
+from lorafit.train.ranks import Ranks
+from lorafit.train.record import Record
+from lorafit.train.result import publish, summary
+from lorafit.train.signals import listening
+from lorafit.train.sizes import Sizes, choose_sizes
+
+
+def train(recipe: Recipe, folder: RunFolder, run: Run | None) -> dict[str, object]:
+    """Train as the recipe says; give the final state. `run` is None in all processes but the first."""
+    quiet_libraries()
+    ranks = Ranks()
+    record = Record(folder, run)
+    try:
+        with listening() as requests:
+            model_folder, tokenizer, data = read_data(recipe)
+            record.say(data.report.as_text())
+            base = load_base(recipe.model, recipe.quantization, ranks.device, model_folder)
+            attached = adapt(recipe, base)
+            sizes = choose_sizes(recipe, read_config(model_folder), base.dtype, ranks.count, ranks.device)
+            loop = make_loop(recipe, attached, data, sizes, ranks, base)
+            course = Course(loop, data, record, requests)
+            _describe(record, recipe, base, attached, loop.plan, sizes)
+            with reporting(loop.plan.total_steps, course.resume(), speaks=ranks.is_first) as reporter:
+                course.run(reporter)
+            commit = publish(record, recipe, attached, tokenizer, data)
+            record.finish(course.position.step)
+            return summary(record, course, commit, sizes)
+    finally:
+        ranks.close()
+
+
+def dry_run(recipe: Recipe, world_size: int) -> dict[str, object]:
+    """Say what a run would do, from its data and its sizes; loads no weights and writes nothing."""
+    quiet_libraries()
+    model_folder, _, data = read_data(recipe)
+    device = pick_device()
+    dtype = pick_dtype(recipe.model.dtype, device)
+    sizes = choose_sizes(recipe, read_config(model_folder), dtype, world_size, device)
+    plan = make_plan(
+        recipe.training, len(data.train_packs), world_size, sizes.micro_batch_size, sizes.gradient_checkpointing
+    )
+    say(f"{data.report.as_text()}\n{plan_text(plan, sizes)}")
+    estimated = {"estimated_peak_bytes": sizes.estimated_peak_bytes}
+    return {"plan": plan.as_json() | estimated, "data": data.report.as_json()}
+
+
+def read_data(recipe: Recipe) -> tuple[Path, PreTrainedTokenizerBase, PreparedData]:
+    """Find the model, and turn the rows into what it is trained on; doubtful rows stop here, before any weight."""
+    model_folder = find_model(recipe.model.path, recipe.model.revision)
+    template = Path(recipe.data.chat_template) if recipe.data.chat_template else None
+    tokenizer = load_tokenizer(model_folder, template)
+    return model_folder, tokenizer, prepare(recipe, tokenizer)
+
+
+def adapt(recipe: Recipe, base: Base) -> Attached:
+    """Lay rows out flat, and put the adapter on."""
+    if base.dtype == torch.float16:
+        raise RecipeError(
+            "float16 cannot be trained without scaling the loss, which this version does not do",
+            where="model.dtype",
+            fix="use bfloat16 or float32",
+            code="E2-FLOAT16",
+        )
+    use_flat_rows(base.model, recipe.model.attention)
+    return attach(base.model, recipe.adapter, recipe.model.path, recipe.seed)
+
+
+def make_loop(recipe: Recipe, attached: Attached, data: PreparedData, sizes: Sizes, ranks: Ranks, base: Base) -> Loop:
+    """Put together what a step needs."""
+    if sizes.gradient_checkpointing:
+        recompute_activations(attached.model)
+    parameters = {name: p for name, p in attached.model.named_parameters() if p.requires_grad}
+    plan = make_plan(
+        recipe.training, len(data.train_packs), ranks.count, sizes.micro_batch_size, sizes.gradient_checkpointing
+    )
+    return Loop(
+        recipe=recipe,
+        plan=plan,
+        model=attached.model,
+        parameters=parameters,
+        optimizer=build_optimizer(parameters, recipe.training, ranks.device),
+        rows=data.train,
+        packs=data.train_packs,
+        ranks=ranks,
+        precision=precision(base),
+        micro_batch_size=sizes.micro_batch_size,
+    )
+
+
+def precision(base: Base) -> AbstractContextManager[object]:
+    """Compute in the base's 16 bits with float32 adapters, or in float32 throughout."""
+    if base.dtype == torch.float32:
+        return nullcontext()
+    return torch.autocast(base.device.type, dtype=base.dtype)
+
+
+def _describe(record: Record, recipe: Recipe, base: Base, attached: Attached, plan: Plan, sizes: Sizes) -> None:
+    """Say what is about to happen, before it does."""
+    total = attached.total_parameters
+    counts = leaf_counts(attached.targets)
+    targets = ", ".join(f"{leaf} x{count}" for leaf, count in counts.items()) or "every weight"
+    record.say(
+        f"model: {recipe.model.path} ({total:,} parameters, {recipe.quantization.kind}, {base.dtype}, {base.device})\n"
+        f"adapter: {recipe.adapter.kind} on {targets}; {attached.trainable_parameters:,} trained "
+        f"({percent(attached.trainable_parameters, total)})\n"
+        f"{plan_text(plan, sizes)}"
+    )
+    notice = paging_notice(recipe.training, base.device)
+    if notice:
+        record.say(notice)
+
+
+def plan_text(plan: Plan, sizes: Sizes) -> str:
+    """Put the sizes of a run in words."""
+    peak = sizes.estimated_peak_bytes
+    return (
+        f"plan: {plan.total_steps} steps of {plan.global_batch_size} rows ({plan.packs} rows an epoch), "
+        f"{plan.micro_batch_size} a pass, warm-up {plan.warmup_steps}, "
+        f"recompute {'on' if plan.gradient_checkpointing else 'off'}, "
+        f"memory {'not estimated' if peak is None else f'about {gibibytes(peak)}'}"
+    )

@@ -1,0 +1,47 @@
+"""Begin a run: take its folder before anything heavy is loaded, then train."""
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+from lorafit.recipe.load import LoadedRecipe
+from lorafit.recipe.resolved import canonical_json, recipe_hash
+from lorafit.report.progress import say
+from lorafit.rundir.layout import RunFolder
+from lorafit.rundir.state import Mode, Run, open_run
+from lorafit.train.launch import is_first_process
+
+
+def start(loaded: LoadedRecipe, root: Path, mode: Mode) -> dict[str, object]:
+    """Train as the recipe says, in the folder `root`; give the final state of `train --json`."""
+    # transformers would start a thread that asks the hub about every model it loads
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
+    with _claim(loaded, root, mode) as run:
+        for note in run.notes if run else ():
+            say(note)
+        if run is not None and run.status == "finished":
+            return _already_finished(run)
+        from lorafit.train.run import train
+
+        return train(loaded.recipe, RunFolder(root.resolve()), run)
+
+
+def look_ahead(loaded: LoadedRecipe, world_size: int) -> dict[str, object]:
+    """Say what `start` would do; write nothing."""
+    from lorafit.train.run import dry_run
+
+    return dry_run(loaded.recipe, world_size)
+
+
+def _claim(loaded: LoadedRecipe, root: Path, mode: Mode) -> AbstractContextManager[Run | None]:
+    """Open the run in the process that writes it."""
+    if not is_first_process():
+        return nullcontext()
+    return open_run(root, loaded.text, canonical_json(loaded.recipe), recipe_hash(loaded.recipe), mode)
+
+
+def _already_finished(run: Run) -> dict[str, object]:
+    from lorafit.train.result import read_result
+
+    say(f"{run.folder.root} is finished: nothing left to do (use --fresh to train anew)")
+    return read_result(run.folder)

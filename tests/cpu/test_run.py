@@ -1,0 +1,190 @@
+"""A whole run, its folder, and the ways in which it can be cut off."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import write_recipe
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from lorafit.errors import ModelError, ResumeRefused, RunInUse
+from lorafit.model.run import load_run
+from lorafit.rundir.layout import RunFolder
+from lorafit.train.start import start
+
+LONG = {"training__max_steps": 60, "training__save_every": 4, "training__schedule": "linear"}
+
+
+def weights_hash(run: Path) -> str:
+    return hashlib.sha256((run / "adapter" / "adapter_model.safetensors").read_bytes()).hexdigest()
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def command(recipe: Path, *options: str) -> list[str]:
+    return [sys.executable, "-m", "lorafit", "train", str(recipe), *options]
+
+
+def overrides(changes: dict[str, Any]) -> list[str]:
+    return [f"--set={key.replace('__', '.')}={json.dumps(value)}" for key, value in changes.items()]
+
+
+def test_a_run_leaves_its_folder_and_an_adapter_that_plain_peft_loads(tiny_model: Path, tmp_path: Path) -> None:
+    loaded = write_recipe(tmp_path, tiny_model, training__eval_every=3)
+    result = start(loaded, tmp_path / "run", "new")
+    folder = RunFolder(tmp_path / "run")
+    assert (result["status"], result["steps"]) == ("finished", 6)
+    assert result["adapter_sha256"] == weights_hash(folder.root)
+    assert [line["step"] for line in lines(folder.metrics)] == [1, 2, 3, 4, 5, 6]
+    evaluations = [e for e in lines(folder.events) if e["event"] == "evaluation"]
+    assert [e["step"] for e in evaluations] == [0, 3, 6]
+    assert evaluations[-1]["loss"] < evaluations[0]["loss"]
+    assert folder.recipe.read_bytes() == loaded.text
+
+    ids = torch.arange(5, 25)[None]
+    ours = load_run(folder.root).model
+    base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    theirs = PeftModel.from_pretrained(base, folder.adapter)
+    with torch.no_grad():
+        assert torch.equal(ours(input_ids=ids).logits, theirs(input_ids=ids).logits)
+        with theirs.disable_adapter():
+            assert not torch.allclose(ours(input_ids=ids).logits, theirs(input_ids=ids).logits, atol=1e-3)
+
+
+def test_equal_recipes_give_equal_bytes_wherever_they_run(tiny_model: Path, tmp_path: Path) -> None:
+    loaded = write_recipe(tmp_path, tiny_model, adapter__dropout=0.1)
+    for name in ("one", "other"):
+        start(loaded, tmp_path / name, "new")
+    one, other = ({p.name: p.read_bytes() for p in (tmp_path / n / "adapter").iterdir()} for n in ("one", "other"))
+    assert one == other
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"adapter__kind": "dora"},
+        {"adapter__rslora": True, "adapter__target_modules": ["q_proj", "v_proj"]},
+        {"adapter__target_modules": {"regex": r".*layers\.1\..*proj"}},
+        {"quantization": {"kind": "nf4"}, "training__optimizer": "paged_adamw_8bit"},
+        {"quantization": {"kind": "int8"}},
+        {"quantization": {"kind": "fp4", "double_quant": False}},
+        {"adapter": {"kind": "full"}, "training__learning_rate": 0.001},
+        {"data__packing": True, "model__attention": "eager"},
+        {"model__dtype": "bfloat16", "training__gradient_checkpointing": "full"},
+    ],
+    ids=str,
+)
+def test_every_kind_trains_and_loads_again(tiny_model: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+    loaded = write_recipe(tmp_path, tiny_model, **changes)
+    result = start(loaded, tmp_path / "run", "new")
+    assert result["eval"]["loss"] == result["eval"]["loss"]
+    with torch.no_grad():
+        assert load_run(tmp_path / "run").model(input_ids=torch.arange(5, 25)[None]).logits.isfinite().all()
+
+
+def test_init_from_goes_on_where_the_other_adapter_ended(tiny_model: Path, tmp_path: Path) -> None:
+    start(write_recipe(tmp_path, tiny_model), tmp_path / "first", "new")
+    second = write_recipe(tmp_path, tiny_model, adapter__init_from=str(tmp_path / "first" / "adapter"))
+    start(second, tmp_path / "second", "new")
+    losses = [
+        [e["loss"] for e in lines(tmp_path / name / "events.jsonl") if e["event"] == "evaluation"]
+        for name in ("first", "second")
+    ]
+    assert losses[1][0] == pytest.approx(losses[0][-1], abs=1e-6)
+
+
+def test_init_from_another_rank_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    start(write_recipe(tmp_path, tiny_model), tmp_path / "first", "new")
+    second = write_recipe(tmp_path, tiny_model, adapter__init_from=str(tmp_path / "first" / "adapter"), adapter__rank=8)
+    with pytest.raises(ModelError, match="has r 4, the recipe says 8"):
+        start(second, tmp_path / "second", "new")
+
+
+def test_early_stopping_keeps_the_best_step(tiny_model: Path, tmp_path: Path) -> None:
+    changes = {"training__early_stopping": {"patience": 2}, "training__eval_every": 1}
+    loaded = write_recipe(tmp_path, tiny_model, training__max_steps=40, training__learning_rate=0.2, **changes)
+    result = start(loaded, tmp_path / "run", "new")
+    events = [e for e in lines(tmp_path / "run" / "events.jsonl") if e["event"] == "evaluation"]
+    best = min(events[1:], key=lambda e: e["loss"])
+    assert result["steps"] == best["step"] + 2 < 40
+    assert result["eval"]["loss"] == best["loss"]
+    checkpoint = load_file(RunFolder(tmp_path / "run").checkpoint(best["step"]) / "adapter.safetensors")
+    adapter = load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")
+    assert sorted(t.sum().item() for t in checkpoint.values()) == sorted(t.sum().item() for t in adapter.values())
+
+
+def test_a_used_folder_is_refused_and_a_finished_run_has_nothing_left(tiny_model: Path, tmp_path: Path) -> None:
+    loaded = write_recipe(tmp_path, tiny_model)
+    first = start(loaded, tmp_path / "run", "new")
+    with pytest.raises(RunInUse):
+        start(loaded, tmp_path / "run", "new")
+    assert start(loaded, tmp_path / "run", "resume") == first
+    with pytest.raises(ResumeRefused, match=r"training\.learning_rate"):
+        start(write_recipe(tmp_path, tiny_model, training__learning_rate=0.5), tmp_path / "run", "resume")
+
+
+def wait_for_steps(process: subprocess.Popen[bytes], metrics: Path, count: int) -> None:
+    for _ in range(3000):
+        if metrics.exists() and len(metrics.read_bytes().splitlines()) >= count:
+            return
+        assert process.poll() is None, "the run ended before it could be cut off"
+        time.sleep(0.01)
+    raise AssertionError("the run never got there")
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "paged_adamw_8bit"])
+def test_killed_and_resumed_equals_never_killed(tiny_model: Path, tmp_path: Path, optimizer: str) -> None:
+    changes = LONG | {"training__optimizer": optimizer, "adapter__dropout": 0.1, "data__packing": True}
+    loaded = write_recipe(tmp_path, tiny_model, **changes)
+    start(loaded, tmp_path / "whole", "new")
+    options = [*overrides(changes), "--out", str(tmp_path / "run")]
+    for kill_at in (10, 30):
+        process = subprocess.Popen(command(loaded.path, *options, *(["--resume"] if kill_at > 10 else [])))
+        wait_for_steps(process, tmp_path / "run" / "metrics.jsonl", kill_at)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    assert subprocess.run(command(loaded.path, *options, "--resume"), check=False).returncode == 0
+    assert weights_hash(tmp_path / "run") == weights_hash(tmp_path / "whole")
+    kept = [[r["loss"] for r in lines(tmp_path / name / "metrics.jsonl")] for name in ("run", "whole")]
+    assert kept[0] == kept[1]
+
+
+def test_asked_to_stop_it_saves_says_75_and_goes_on(tiny_model: Path, tmp_path: Path) -> None:
+    loaded = write_recipe(tmp_path, tiny_model, **LONG)
+    start(loaded, tmp_path / "whole", "new")
+    options = [*overrides(LONG), "--out", str(tmp_path / "run")]
+    process = subprocess.Popen(command(loaded.path, *options), stderr=subprocess.PIPE)
+    wait_for_steps(process, tmp_path / "run" / "metrics.jsonl", 9)
+    process.terminate()
+    _, text = process.communicate()
+    assert process.returncode == 75
+    assert b"--resume" in text
+    assert b"Traceback" not in text
+    assert subprocess.run(command(loaded.path, *options, "--resume"), check=False).returncode == 0
+    assert weights_hash(tmp_path / "run") == weights_hash(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("changes", [{}, {"training__global_batch_size": 5, "training__micro_batch_size": 2, "training__max_steps": 4}], ids=str)
+def test_two_processes_equal_one(tiny_model: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+    loaded = write_recipe(tmp_path, tiny_model, **changes)
+    start(loaded, tmp_path / "one", "new")
+    options = [*overrides(changes), "--out", str(tmp_path / "two"), "--gpus", "2"]
+    finished = subprocess.run(command(loaded.path, *options), env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False)
+    assert finished.returncode == 0
+    one, two = ([r["loss"] for r in lines(tmp_path / n / "metrics.jsonl")] for n in ("one", "two"))
+    assert two == pytest.approx(one, abs=1e-6)
+    adapters = [load_file(tmp_path / n / "adapter" / "adapter_model.safetensors") for n in ("one", "two")]
+    for name, tensor in adapters[0].items():
+        torch.testing.assert_close(adapters[1][name], tensor, rtol=1e-4, atol=1e-6)

@@ -1,0 +1,60 @@
+"""What only a card can show: the variable-length kernel, paged moments, and a 4-bit run with its peak."""
+
+import pytest
+import torch
+from torch import nn
+
+from lorafit.model import attention
+from lorafit.recipe.schema import TrainingSpec
+from lorafit.train.optimizer import build_optimizer, optimizer_tensors, restore_optimizer
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.mark.parametrize("window", [None, 5])
+@pytest.mark.parametrize("kv_heads", [8, 2])
+def test_the_varlen_kernel_equals_attention_document_by_document(kv_heads: int, window: int | None) -> None:
+    generator = torch.Generator("cuda").manual_seed(0)
+    shapes = [(1, heads, 48, 64) for heads in (8, kv_heads, kv_heads)]
+    query, key, value = (
+        torch.randn(s, generator=generator, device="cuda", dtype=torch.bfloat16, requires_grad=True) for s in shapes
+    )
+    bounds = torch.tensor([0, 20, 29, 48], device="cuda", dtype=torch.int32)
+    fast = attention._varlen(query, key, value, bounds, 20, None, window)
+    parts = [
+        attention._explicit(q, k, v, None, 0.0, window, softcap=None, sinks=None)
+        for q, k, v in attention._documents(bounds, query, key, value)
+    ]
+    slow = torch.cat(parts, dim=2).transpose(1, 2)
+    torch.testing.assert_close(fast, slow, rtol=2e-2, atol=2e-2)
+    upstream = torch.randn_like(slow)
+    for one, other in zip(
+        torch.autograd.grad(fast, [query, key, value], upstream),
+        torch.autograd.grad(slow, [query, key, value], upstream),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, rtol=3e-2, atol=3e-2)
+
+
+@pytest.mark.parametrize("name", ["paged_adamw", "paged_adamw_8bit"])
+def test_paged_moments_survive_a_checkpoint(name: str) -> None:
+    device = torch.device("cuda")
+
+    def steps(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, numbers: range) -> None:
+        for number in numbers:
+            parameter.grad = torch.randn(
+                parameter.shape, generator=torch.Generator().manual_seed(number), device="cpu"
+            ).cuda()
+            optimizer.step()
+
+    training = TrainingSpec(optimizer=name, learning_rate=0.01)
+    straight = {"w": nn.Parameter(torch.ones(512, 512, device=device))}
+    optimizer = build_optimizer(straight, training, device)
+    steps(optimizer, straight["w"], range(3))
+    tensors = optimizer_tensors(optimizer, straight)
+    resumed = {"w": nn.Parameter(straight["w"].detach().clone())}
+    steps(optimizer, straight["w"], range(3, 6))
+    again = build_optimizer(resumed, training, device)
+    restore_optimizer(again, resumed, tensors)
+    steps(again, resumed["w"], range(3, 6))
+    assert torch.equal(straight["w"], resumed["w"])
