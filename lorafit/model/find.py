@@ -43,7 +43,9 @@ def _from_hub(repo_id: str, revision: str | None) -> Path:
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
+    from huggingface_hub.utils.tqdm import enable_progress_bars
 
+    enable_progress_bars()  # gigabytes may be coming
     try:
         return Path(
             snapshot_download(

@@ -1,6 +1,5 @@
 """Load a tokenizer, a base model with its quantisation, or a finished run, ready to train or to answer."""
 
-import logging
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,13 +126,3 @@ def _quantization_config(quantization: Quantization, dtype: torch.dtype) -> obje
     if isinstance(quantization, Unquantized):
         return None
     return quantization.build(compute_dtype(quantization, dtype))
-
-
-def quiet_libraries() -> None:
-    """Leave the terminal to lorafit: transformers' and bitsandbytes' progress bars and notices go."""
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    for name in ("bitsandbytes", "accelerate", "torch.distributed", "huggingface_hub"):
-        logging.getLogger(name).setLevel(logging.ERROR)

@@ -68,6 +68,7 @@ class Course:
         self.tokens += done.tokens
         self.position.step = done.step
         self.record.metrics(done.as_json())
+        self.loop.ranks.track({"loss": done.loss, "lr": done.lr, "grad_norm": done.grad_norm}, done.step)
         reporter.step(done)
         if _is_due(done.step, self.training.eval_every):
             self._evaluate(reporter)
@@ -95,6 +96,7 @@ class Course:
         step = self.position.step
         self.validation = loss
         self.record.event("evaluation", {"step": step, "loss": loss if math.isfinite(loss) else str(loss)})
+        self.loop.ranks.track({"validation_loss": loss}, step)
         reporter.note(f"step {step}: validation loss {loss:.4f}")
         if not math.isfinite(loss):
             raise NumericalError(f"the validation loss after step {step} is {loss}", code="E8-NOT-FINITE")

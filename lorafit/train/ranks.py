@@ -1,18 +1,32 @@
-"""The processes of a run: who am I, and how we add up."""
+"""The processes of a run: who am I, how we add up, and who hears about it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from torch import nn
 
+from lorafit.errors import Fault, MachineError
+
+PACKAGES = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",), "mlflow": ("mlflow",)}
+
 
 class Ranks:
-    """This process among the others. Collectives and the device come from accelerate."""
+    """This process among the others. Collectives, the device and the trackers come from accelerate."""
 
-    def __init__(self) -> None:
+    def __init__(self, trackers: Sequence[str] = (), tracker_folder: Path | None = None) -> None:
+        _check_installed(trackers)
         # accelerate's backward would divide by its own accumulation count, so that stays 1
-        self.accelerator = Accelerator(cpu=not torch.cuda.is_available(), gradient_accumulation_steps=1)
+        self.accelerator = Accelerator(
+            cpu=not torch.cuda.is_available(),
+            gradient_accumulation_steps=1,
+            log_with=list(trackers) or None,
+            project_dir=tracker_folder if trackers else None,
+        )
+        if trackers:
+            self.accelerator.init_trackers("lorafit")
         self.device: torch.device = self.accelerator.device
         self.rank: int = self.accelerator.process_index
         self.count: int = self.accelerator.num_processes
@@ -35,12 +49,31 @@ class Ranks:
         for parameter, piece in zip(parameters, pieces, strict=True):
             parameter.grad = piece.view_as(parameter).to(parameter.dtype)
 
+    def track(self, values: Mapping[str, float], step: int) -> None:
+        """Pass numbers on to the trackers of the recipe."""
+        self.accelerator.log(dict(values), step=step)
+
     def wait(self) -> None:
         """Wait until every process is here."""
         self.accelerator.wait_for_everyone()
 
     def close(self) -> None:
-        """Leave the process group."""
+        """Leave the process group and close the trackers."""
         self.accelerator.end_training()
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+
+
+def _check_installed(trackers: Sequence[str]) -> None:
+    faults = [
+        Fault(
+            f"the tracker {name} is not installed here",
+            "output.trackers",
+            f"pip install {PACKAGES[name][0]}, or take it out of the list",
+            "E5-TRACKER",
+        )
+        for name in trackers
+        if not any(find_spec(package) for package in PACKAGES[name])
+    ]
+    if faults:
+        raise MachineError(faults)

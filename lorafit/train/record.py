@@ -7,6 +7,7 @@ from typing import Protocol
 from lorafit.report.progress import say
 from lorafit.rundir import checkpoints, journal
 from lorafit.rundir.layout import RunFolder
+from lorafit.rundir.manifest import Manifest
 from lorafit.rundir.state import Run
 from lorafit.rundir.store import Commit
 
@@ -39,6 +40,13 @@ class Record:
         """Note the numbers of a step."""
         if self.run is not None:
             journal.record_metrics(self.run, line)
+
+    def manifest(self, manifest: Manifest) -> None:
+        """Write what the run is made of, and say what of it changed since it began. ResumeRefused if it may not."""
+        if self.run is not None:
+            for change in manifest.check_resume(self.run):
+                self.say(f"changed since the run began: {change}")
+            manifest.write(self.run)
 
     def write_json(self, path: Path, value: object) -> None:
         """Write a file of the run in one go."""

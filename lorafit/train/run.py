@@ -11,14 +11,17 @@ from lorafit.errors import RecipeError
 from lorafit.model.adapt import Attached, attach
 from lorafit.model.documents import use_flat_rows
 from lorafit.model.find import find_model, read_config
-from lorafit.model.load import Base, load_base, load_tokenizer, pick_device, pick_dtype, quiet_libraries
+from lorafit.model.identity import identify
+from lorafit.model.load import Base, load_base, load_tokenizer, pick_device, pick_dtype
 from lorafit.model.memory import recompute_activations
 from lorafit.plan.plan import Plan, make_plan
 from lorafit.plan.targets import leaf_counts
+from lorafit.recipe.resolved import recipe_hash
 from lorafit.recipe.schema import Recipe
 from lorafit.report.progress import reporting, say
 from lorafit.report.units import gibibytes, percent
 from lorafit.rundir.layout import RunFolder
+from lorafit.rundir.manifest import Manifest
 from lorafit.rundir.state import Run
 from lorafit.train.course import Course
 from lorafit.train.loop import Loop
@@ -32,8 +35,7 @@ from lorafit.train.sizes import Sizes, choose_sizes
 
 def train(recipe: Recipe, folder: RunFolder, run: Run | None) -> dict[str, object]:
     """Train as the recipe says; give the final state. `run` is None in all processes but the first."""
-    quiet_libraries()
-    ranks = Ranks()
+    ranks = Ranks(recipe.output.trackers, folder.root / "trackers")
     record = Record(folder, run)
     try:
         with listening() as requests:
@@ -44,6 +46,7 @@ def train(recipe: Recipe, folder: RunFolder, run: Run | None) -> dict[str, objec
             sizes = choose_sizes(recipe, read_config(model_folder), base.dtype, ranks.count, ranks.device)
             loop = make_loop(recipe, attached, data, sizes, ranks, base)
             course = Course(loop, data, record, requests)
+            record.manifest(_manifest(recipe, base, data, ranks))
             _describe(record, recipe, base, attached, loop.plan, sizes)
             with reporting(loop.plan.total_steps, course.resume(), speaks=ranks.is_first) as reporter:
                 course.run(reporter)
@@ -54,9 +57,20 @@ def train(recipe: Recipe, folder: RunFolder, run: Run | None) -> dict[str, objec
         ranks.close()
 
 
+def _manifest(recipe: Recipe, base: Base, data: PreparedData, ranks: Ranks) -> Manifest:
+    """Gather what the run is made of."""
+    card = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else None
+    return Manifest(
+        recipe_hash=recipe_hash(recipe),
+        seed=recipe.seed,
+        model=identify(base.folder),
+        data={"fingerprint": data.fingerprint, "report": data.report.as_json()},
+        device={"kind": ranks.device.type, "card": card, "processes": ranks.count, "cuda": torch.version.cuda},
+    )
+
+
 def dry_run(recipe: Recipe, world_size: int) -> dict[str, object]:
     """Say what a run would do, from its data and its sizes; loads no weights and writes nothing."""
-    quiet_libraries()
     model_folder, _, data = read_data(recipe)
     device = pick_device()
     dtype = pick_dtype(recipe.model.dtype, device)

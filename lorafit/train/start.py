@@ -4,6 +4,7 @@ import os
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+from lorafit.model.quiet import quiet_libraries
 from lorafit.recipe.load import LoadedRecipe
 from lorafit.recipe.resolved import canonical_json, recipe_hash
 from lorafit.report.progress import say
@@ -21,6 +22,7 @@ def start(loaded: LoadedRecipe, root: Path, mode: Mode) -> dict[str, object]:
             say(note)
         if run is not None and run.status == "finished":
             return _already_finished(run)
+        quiet_libraries()
         from lorafit.train.run import train
 
         return train(loaded.recipe, RunFolder(root.resolve()), run)
@@ -28,6 +30,7 @@ def start(loaded: LoadedRecipe, root: Path, mode: Mode) -> dict[str, object]:
 
 def look_ahead(loaded: LoadedRecipe, world_size: int) -> dict[str, object]:
     """Say what `start` would do; write nothing."""
+    quiet_libraries()
     from lorafit.train.run import dry_run
 
     return dry_run(loaded.recipe, world_size)

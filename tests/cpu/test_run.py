@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,12 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from lorafit.cli import main
 from lorafit.errors import ModelError, ResumeRefused, RunInUse
 from lorafit.model.run import load_run
+from lorafit.recipe.load import LoadedRecipe
 from lorafit.rundir.layout import RunFolder
+from lorafit.rundir.state import Mode
 from lorafit.train.start import start
 
 LONG = {"training__max_steps": 60, "training__save_every": 4, "training__schedule": "linear"}
@@ -135,49 +140,66 @@ def test_a_used_folder_is_refused_and_a_finished_run_has_nothing_left(tiny_model
         start(write_recipe(tmp_path, tiny_model, training__learning_rate=0.5), tmp_path / "run", "resume")
 
 
-def wait_for_steps(process: subprocess.Popen[bytes], metrics: Path, count: int) -> None:
-    for _ in range(3000):
+def wait_for_steps(is_running: Callable[[], bool], metrics: Path, count: int) -> None:
+    for _ in range(6000):
         if metrics.exists() and len(metrics.read_bytes().splitlines()) >= count:
             return
-        assert process.poll() is None, "the run ended before it could be cut off"
-        time.sleep(0.01)
+        assert is_running(), "the run ended before it could be cut off"
+        time.sleep(0.005)
     raise AssertionError("the run never got there")
 
 
+def killed_after(steps: int, loaded: LoadedRecipe, root: Path, mode: Mode) -> None:
+    """Train in a process of its own, and kill it once so many steps are written down."""
+    process = multiprocessing.get_context("fork").Process(target=start, args=(loaded, root, mode))
+    process.start()
+    wait_for_steps(process.is_alive, root / "metrics.jsonl", steps)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize("optimizer", ["adamw", "paged_adamw_8bit"])
 def test_killed_and_resumed_equals_never_killed(tiny_model: Path, tmp_path: Path, optimizer: str) -> None:
     changes = LONG | {"training__optimizer": optimizer, "adapter__dropout": 0.1, "data__packing": True}
     loaded = write_recipe(tmp_path, tiny_model, **changes)
     start(loaded, tmp_path / "whole", "new")
-    options = [*overrides(changes), "--out", str(tmp_path / "run")]
-    for kill_at in (10, 30):
-        process = subprocess.Popen(command(loaded.path, *options, *(["--resume"] if kill_at > 10 else [])))
-        wait_for_steps(process, tmp_path / "run" / "metrics.jsonl", kill_at)
-        process.kill()
-        assert process.wait() == -signal.SIGKILL
-    assert subprocess.run(command(loaded.path, *options, "--resume"), check=False).returncode == 0
+    for kill_at in (3, 10, 30, 55):
+        killed_after(kill_at, loaded, tmp_path / "run", "new" if kill_at == 3 else "resume")
+    start(loaded, tmp_path / "run", "resume")
     assert weights_hash(tmp_path / "run") == weights_hash(tmp_path / "whole")
     kept = [[r["loss"] for r in lines(tmp_path / name / "metrics.jsonl")] for name in ("run", "whole")]
     assert kept[0] == kept[1]
 
 
+def type_in(arguments: list[str], words: Path) -> None:
+    """Run a command in this process, what it says going to a file."""
+    sys.argv = ["lorafit", *arguments]
+    os.dup2(os.open(words, os.O_WRONLY | os.O_CREAT), sys.stderr.fileno())
+    main()
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_asked_to_stop_it_saves_says_75_and_goes_on(tiny_model: Path, tmp_path: Path) -> None:
     loaded = write_recipe(tmp_path, tiny_model, **LONG)
     start(loaded, tmp_path / "whole", "new")
-    options = [*overrides(LONG), "--out", str(tmp_path / "run")]
-    process = subprocess.Popen(command(loaded.path, *options), stderr=subprocess.PIPE)
-    wait_for_steps(process, tmp_path / "run" / "metrics.jsonl", 9)
+    words = ["train", str(loaded.path), *overrides(LONG), "--out", str(tmp_path / "run")]
+    process = multiprocessing.get_context("fork").Process(target=type_in, args=(words, tmp_path / "said"))
+    process.start()
+    wait_for_steps(process.is_alive, tmp_path / "run" / "metrics.jsonl", 9)
     process.terminate()
-    _, text = process.communicate()
-    assert process.returncode == 75
-    assert b"--resume" in text
-    assert b"Traceback" not in text
-    assert subprocess.run(command(loaded.path, *options, "--resume"), check=False).returncode == 0
+    process.join()
+    assert process.exitcode == 75
+    assert "--resume" in (tmp_path / "said").read_text()
+    assert "Traceback" not in (tmp_path / "said").read_text()
+    start(loaded, tmp_path / "run", "resume")
     assert weights_hash(tmp_path / "run") == weights_hash(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("changes", [{}, {"training__global_batch_size": 5, "training__micro_batch_size": 2, "training__max_steps": 4}], ids=str)
-def test_two_processes_equal_one(tiny_model: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_two_processes_equal_one(tiny_model: Path, tmp_path: Path) -> None:
+    # five rows in passes of two: the processes have 3 and 2 rows, in 2 passes and 1
+    changes = {"training__global_batch_size": 5, "training__micro_batch_size": 2}
     loaded = write_recipe(tmp_path, tiny_model, **changes)
     start(loaded, tmp_path / "one", "new")
     options = [*overrides(changes), "--out", str(tmp_path / "two"), "--gpus", "2"]

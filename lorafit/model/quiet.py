@@ -1,0 +1,17 @@
+"""Leave the terminal to lorafit: what the libraries have to say, lorafit says itself, or it is not the user's."""
+
+import logging
+import warnings
+
+LIBRARIES = ("bitsandbytes", "transformers", "peft", "accelerate", "huggingface_hub", "torch")
+
+
+def quiet_libraries() -> None:
+    """Silence warnings, notices and progress bars of the libraries; call it before they are imported."""
+    for name in LIBRARIES:
+        logging.getLogger(name).setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", module=name)
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
