@@ -22,6 +22,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 
+SHOWN_LINES = 20
+
+
 @dataclass(frozen=True)
 class Fault:
     """One thing that is wrong: what happened, where, how to mend it, and its code."""
@@ -44,7 +47,7 @@ class LorafitError(Exception):
 
     def __init__(self, what: str | Sequence[Fault], *, where: str = "", fix: str = "", code: str = "") -> None:
         self.faults = [Fault(what, where, fix, code)] if isinstance(what, str) else list(what)
-        super().__init__("\n".join(map(str, self.faults)))
+        super().__init__("\n".join(_shown(self.faults)))
 
     def as_json(self) -> dict[str, object]:
         """Give the same facts to a program: `{"error": {"exit_code", "faults": [...]}}`."""
@@ -122,6 +125,14 @@ class Stopped(LorafitError):
     """Stopped on request; a checkpoint is committed."""
 
     exit_code = 75
+
+
+def _shown(faults: list[Fault]) -> list[str]:
+    """Give the lines for a person; `as_json` has them all."""
+    if len(faults) <= SHOWN_LINES:
+        return [str(fault) for fault in faults]
+    kept = faults[: SHOWN_LINES - 1]
+    return [*(str(fault) for fault in kept), f"and {len(faults) - len(kept)} more"]
 
 
 def first_line(error: BaseException) -> str:

@@ -84,7 +84,7 @@ def paths_are_plain(recipe: Recipe) -> Iterator[Problem]:
 def output_is_its_own_folder(recipe: Recipe) -> Iterator[Problem]:
     """A run fills and cleans its folder, so that must be a folder of its own, here or at an absolute path."""
     folder = recipe.output.dir
-    if folder is None:
+    if folder is None or hidden_character(folder):
         return
     if ".." in PurePath(folder).parts:
         reason: str | None = "the folder climbs up with .."
@@ -96,10 +96,12 @@ def output_is_its_own_folder(recipe: Recipe) -> Iterator[Problem]:
 
 def why_no_run_folder(folder: Path) -> str | None:
     """Say why a folder cannot become a run folder: it holds the home folder, or the one we stand in."""
-    resolved = Path(os.path.abspath(folder))  # noqa: PTH100  # without following links: the words are judged
-    for name, place in (("the current folder", Path.cwd()), ("the home folder", Path("~").expanduser())):
-        if place.is_relative_to(resolved):
-            return f"{resolved} is {name}" if place == resolved else f"{resolved} holds {name}"
+    real = Path(os.path.realpath(folder))  # pathlib's resolve() raises where links go in a circle
+    home = os.path.expanduser("~")  # noqa: PTH111  # pathlib raises where there is no home
+    for name, place in (("the current folder", "."), ("the home folder", home)):
+        inner = Path(os.path.realpath(place))
+        if inner.is_relative_to(real):
+            return f"{printable(str(real))} {'is' if inner == real else 'holds'} {name}"
     return None
 
 

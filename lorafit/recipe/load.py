@@ -3,9 +3,10 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
-from lorafit.errors import SafetyRefusal
+from lorafit.errors import SHOWN_LINES, SafetyRefusal
 from lorafit.recipe.checks import CHECKS, Check, why_no_run_folder
 from lorafit.recipe.judge import judge
 from lorafit.recipe.overrides import apply_overrides, override_place
@@ -76,7 +77,7 @@ def recipe_from(text: bytes, source: str, overrides: Sequence[str] = (), checks:
 
 def _secrets(words: str, source: str, overrides: Sequence[str]) -> Iterator[Located]:
     """Look in the whole text, comments too: it is copied into the run folder as it is."""
-    for offset in find_secrets(words):
+    for offset in islice(find_secrets(words), SHOWN_LINES):
         yield Located(place_of(words, offset, source), _SECRET)
     for number, text in enumerate(overrides, 1):
         if list(find_secrets(text)):

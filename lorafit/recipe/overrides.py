@@ -23,8 +23,8 @@ class _Refused(Exception):
 
 def apply_overrides(tree: Tree, overrides: Sequence[str]) -> None:
     """Change the tree in place, one override after the other; what cannot be applied is noted in it."""
-    if not isinstance(tree.value, dict):
-        return  # there is nothing to change, and validation says so
+    if not overrides or not isinstance(tree.value, dict):  # no block at all: validation says so
+        return
     before = {block: _kind(tree.value, block) for block in outline.fields(outline.root(), None)}
     for number, text in enumerate(overrides, 1):
         place = override_place(number, text)

@@ -8,7 +8,6 @@ from lorafit.recipe.secrets import redacted
 KeyPath = tuple[str | int, ...]
 
 EXCERPT_CHARACTERS = 60
-REPORT_LINES = 20
 
 
 @dataclass(frozen=True, order=True)
@@ -55,9 +54,6 @@ class Located:
 def error_of(located: list[Located]) -> LorafitError:
     """Make one error of all problems, by line; a refusal for safety gives the exit code when there is one."""
     faults = [one.fault() for one in sorted(located, key=lambda one: (one.place, one.problem.what))]
-    hidden = len(faults) - REPORT_LINES + 1
-    if hidden > 1:
-        faults = [*faults[: REPORT_LINES - 1], Fault(f"and {hidden} more")]
     unsafe = any(one.problem.code.startswith("E12") for one in located)
     return SafetyRefusal(faults) if unsafe else RecipeError(faults)
 

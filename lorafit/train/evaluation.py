@@ -22,4 +22,4 @@ def validation_loss(loop: Loop, rows: TokenRows, packs: Packs) -> float:
         batch = flat_batch(rows, packs, mine[start : start + loop.micro_batch_size])
         with loop.precision:
             total += summed_loss(loop.model, to_device(batch, loop.ranks.device))
-    return float(loop.ranks.sum(total).item()) / int(rows.targets.sum())
+    return float(loop.ranks.sum(total).item()) / int(rows.row_targets.sum())

@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -45,23 +44,12 @@ class Loop:
     precision: AbstractContextManager[object]
     micro_batch_size: int
 
-    @cached_property
-    def pack_tokens(self) -> NDArray[np.int64]:
-        """Tokens of each pack, [packs]."""
-        return _sums(self.rows.lengths[self.packs.rows], self.packs.starts)
-
-    @cached_property
-    def pack_targets(self) -> NDArray[np.int64]:
-        """Tokens of each pack that the loss counts, [packs]."""
-        of_rows = _sums(self.rows.targets.astype(np.int64), self.rows.starts)
-        return _sums(of_rows[self.packs.rows], self.packs.starts)
-
     def step(self, step: int) -> StepRecord:
         """Make update number `step` (from 0) and say what it did. Nothing is applied when a value is not finite."""
         started = time.perf_counter()
         positions = positions_of_step(step, self.plan.global_batch_size, self.plan.total_packs)
         window = packs_at(positions, self.recipe.seed, self.plan.packs)
-        targets = int(self.pack_targets[window].sum())
+        targets = self.packs.target_tokens(self.rows, window)
         loss = self._accumulate_within_memory(step, window, targets)
         self.ranks.sum_gradients(list(self.parameters.values()))
         norm = self._clip()
@@ -70,7 +58,7 @@ class Loop:
         set_learning_rate(self.optimizer, rate)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        tokens = int(self.pack_tokens[window].sum())
+        tokens = self.packs.tokens(self.rows, window)
         return StepRecord(
             step=step + 1,
             loss=loss,
@@ -127,11 +115,6 @@ class Loop:
 def share(window: NDArray[np.int64], rank: int, count: int) -> NDArray[np.int64]:
     """Give a process its contiguous part of the global batch; parts differ by one row at most."""
     return np.array_split(window, count)[rank]
-
-
-def _sums(values: NDArray[np.int64], starts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Sum values over consecutive groups, group i being `values[starts[i]:starts[i + 1]]`; a group may be empty."""
-    return np.diff(np.concatenate(([0], np.cumsum(values)))[starts])
 
 
 def micro_batch_seed(seed: int, step: int, index: int, rank: int) -> int:

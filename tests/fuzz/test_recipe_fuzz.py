@@ -1,7 +1,6 @@
 """Any recipe at all is either read, or refused in at most 20 plain lines; a good one survives every round trip."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -212,9 +211,16 @@ def test_any_text_is_answered(text: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("LORAFIT_FUZZ" not in os.environ, reason="set LORAFIT_FUZZ for 10,000 recipes of each sort")
+@pytest.mark.timeout(3600)
 @nightly
-@given(mutated_bytes(), spoiled())
-def test_ten_thousand_recipes_are_answered(content: bytes, recipe: dict[str, Any]) -> None:
+@given(mutated_bytes())
+def test_ten_thousand_mutated_recipes_are_answered(content: bytes) -> None:
     check_answer(content)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@nightly
+@given(spoiled())
+def test_ten_thousand_spoiled_recipes_are_answered(recipe: dict[str, Any]) -> None:
     check_answer(json.dumps(recipe).encode())

@@ -1,10 +1,12 @@
 """Reading one field of a row, strictly: nothing is converted, nothing is guessed."""
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
 from lorafit.recipe.formats.rows import Fields, RowFault
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _KINDS: dict[type, str] = {
     bool: "true or false",
     int: "a number",
@@ -43,7 +45,7 @@ def text_value(value: Any, what: str) -> str:
         raise RowFault(f"{what} is {kind_of(value)}, expected text", "E3-ROW-TYPE", shortened(repr(value)))
     if "\0" in value:
         raise RowFault(f"{what} holds the character U+0000", "E3-ROW-NUL")
-    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+    if _SURROGATE.search(value):
         raise RowFault(f"{what} holds half of a surrogate pair, which no text can", "E3-ROW-SURROGATE")
     return value
 

@@ -96,6 +96,26 @@ def test_the_current_folder_is_no_run_folder(load: Load) -> None:
         load("+", f"output.dir={Path.cwd()}")
 
 
+def test_a_link_to_the_home_folder_is_the_home_folder(
+    load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "real").mkdir()
+    (tmp_path / "home").symlink_to("real")
+    (tmp_path / "link").symlink_to("home")
+    (tmp_path / "circle").symlink_to("circle")
+    for name in ("home", "real", "link"):
+        with pytest.raises(SafetyRefusal, match="is the home folder"):
+            load("+", f"output.dir={tmp_path / name}")
+    load("+", f"output.dir={tmp_path / 'circle'}")  # for the run folder to refuse
+
+
+def test_a_machine_without_home_folders(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", lambda number: {}[number])
+    load("+", "output.dir=/tmp/x")
+
+
 def test_checks_and_faults_come_together(load: Load) -> None:
     with pytest.raises(SafetyRefusal) as caught:
         load("+training: {warmup: 5, max_steps: 5}\nadapter: {rnk: 5}\noutput: {dir: /}")

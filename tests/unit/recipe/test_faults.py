@@ -126,6 +126,9 @@ def test_an_echo_of_a_fault_is_not_said(faults: Faults) -> None:
 
 def test_one_block_of_data_is_named_as_written(faults: Faults) -> None:
     assert "data.train.pth: " in faults("version: 1\nmodel: {path: x}\ndata: {train: {pth: x}}")[0]
+    assert "data.train.weight: expected a number in (0, 1000000], got 0" in faults(
+        "version: 1\nmodel: {path: x}\ndata: {train: {path: x, weight: 0}}"
+    )[0]  # fmt: skip
     assert "data.train.0.pth: " in faults("version: 1\nmodel: {path: x}\ndata: {train: [{pth: x}]}")[0]
 
 
@@ -159,6 +162,24 @@ def test_every_key_of_other_tools_leads_to_a_key_of_ours() -> None:
 
 def test_no_key_of_other_tools_is_one_of_ours() -> None:
     assert not set(ELSEWHERE) & {key for key, _ in outline.every_key()}
+
+
+@pytest.mark.parametrize(
+    ("node", "words"),
+    [
+        ({"type": "integer", "exclusiveMinimum": 0}, "a whole number of at least 1"),
+        ({"type": "integer", "exclusiveMinimum": 0, "exclusiveMaximum": 9}, "a whole number in [1, 8]"),
+        ({"type": "integer", "maximum": 9}, "a whole number of at most 9"),
+        ({"type": "number", "exclusiveMaximum": 0.5}, "a number below 0.5"),
+        ({"type": "number", "minimum": 1e-5, "maximum": 1}, "a number in [1e-05, 1]"),
+        ({"type": "number"}, "a number"),
+        ({"type": "string"}, "text"),
+        ({"type": "array", "items": {"type": "string"}, "minItems": 2}, "a list of text, at least 2"),
+        ({"anyOf": [{"type": "boolean"}, {"type": "null"}]}, "true or false"),
+    ],
+)
+def test_what_is_expected(node: outline.Node, words: str) -> None:
+    assert outline.describe(node) == words
 
 
 def test_everything_expected_can_be_said() -> None:

@@ -68,6 +68,15 @@ def test_a_new_kind_drops_no_mistake(faults: Faults) -> None:
     )[0]  # fmt: skip
 
 
+def test_a_new_kind_drops_nothing_that_was_set_beside_it(faults: Faults) -> None:
+    said = faults(QLORA, "quantization.kind=none", "adapter.kind=full", "adapter.rank=9")
+    assert said == ["--set adapter.rank=9: adapter.rank: unknown key; only kind lora or dora has it  [E2-KEY]"]
+
+
+def test_what_an_override_replaced_is_forgotten(faults: Faults) -> None:
+    assert faults(QLORA, "adapter={kind: dora, rank: x}")[0].startswith("--set adapter={")
+
+
 @pytest.mark.parametrize(
     ("override", "expected"),
     [

@@ -1,0 +1,1 @@
+"""What will happen: the shapes of models, the sizes of a run, its schedule and its memory."""

@@ -1,0 +1,1 @@
+"""Training: the processes, the step, the course of a run, and what it leaves behind."""

@@ -1,0 +1,33 @@
+"""Write the golden files that tests compare with: `python -m scripts.record_golden [NAME ...]`.
+
+A golden file changes only through here, and the commit that changes one says why.
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from lorafit.recipe.resolved import schema_json
+
+GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
+
+
+def recipe_schema() -> str:
+    """Give the JSON Schema of a recipe: what users have written must stay valid."""
+    return schema_json()
+
+
+FILES: dict[str, Callable[[], str]] = {
+    "recipe_schema.json": recipe_schema,
+}
+
+
+def main(names: list[str]) -> None:
+    """Record the files named, or all."""
+    for name in names or FILES:
+        (GOLDEN / name).write_text(FILES[name](), encoding="utf-8")
+        print(f"recorded {name}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
