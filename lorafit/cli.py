@@ -10,6 +10,7 @@ import typer
 
 from lorafit import __version__
 from lorafit.errors import LorafitError, RecipeError
+from lorafit.model.quiet import quiet_libraries
 
 NOT_BUILT = {
     "preview": "showing the rows as the model will see them",
@@ -88,6 +89,7 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Measure a run or a model on held-out rows."""
+    quiet_libraries()
     from lorafit.evaluate.run import evaluate as run_evaluation
 
     result = run_evaluation(target, data=data or [], metrics=metric or [], compare_base=compare_base, say=say)
@@ -107,6 +109,7 @@ def merge(
     as_json: AsJson = False,
 ) -> None:
     """Fold the adapter into its base, and check that the result is the same function."""
+    quiet_libraries()
     from lorafit.export.merge import merge as run_merge
 
     result = run_merge(run, out, dtype=dtype, force=force)
@@ -175,6 +178,7 @@ def generate(
     as_json: AsJson = False,
 ) -> None:
     """Answer a prompt, or chat, with the same template as in training."""
+    quiet_libraries()
     from lorafit.evaluate.chat import converse
 
     result = converse(target, prompt, max_new_tokens=max_new_tokens, speak=not as_json)

@@ -15,7 +15,6 @@ def folder(path: str) -> Path | None:
         return None
     name = path.removeprefix(PREFIX)
     if name not in NAMES:
-        raise RecipeError(
-            f"no built-in is called {path!r}", fix="there are builtin:tiny (model), builtin:sql (data)", code="E2-BUILTIN"
-        )
+        fix = "there are builtin:tiny (model) and builtin:sql (data)"
+        raise RecipeError(f"no built-in is called {path!r}", fix=fix, code="E2-BUILTIN")
     return Path(str(files("lorafit.assets"))) / name

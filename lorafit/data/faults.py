@@ -27,6 +27,12 @@ class BadRow:
     code: str
     found: str = ""
 
+    @property
+    def place(self) -> tuple[str, int]:
+        """Give the file and the line, to sort by."""
+        file, _, line = self.where.rpartition(":")
+        return file, int(line)
+
 
 @dataclass
 class ReadLog:
@@ -56,7 +62,7 @@ class ReadLog:
 def grouped(rows: Sequence[BadRow], fix: str) -> list[Fault]:
     """Give one fault for each kind of bad row: its first place, how many there are, the next few places."""
     kinds: dict[tuple[str, str], list[BadRow]] = {}
-    for row in rows:
+    for row in sorted(rows, key=lambda row: row.place):
         kinds.setdefault((row.code, row.reason), []).append(row)
     return [Fault(_described(same), same[0].where, fix, same[0].code) for same in kinds.values()]
 

@@ -61,7 +61,8 @@ class Loader:
             loading = _Loading(self, source, log)
             loading.take(examples)
         except DataError as error:
-            self.faults += [*log.faults, *error.faults]
+            bad = grouped(log.bad, SKIP_HINT) if self.data.on_bad_row == "error" else []
+            self.faults += [*log.faults, *bad, *error.faults]
             return None
         self.faults += loading.faults()
         return Loaded(loading.builder.build(), loading.report(name))
@@ -109,7 +110,7 @@ class _Loading:
             return
         self.builder.add(kept, row.file, row.line, unfinished=unfinished)
         self.remarks["apart"] += encoded.apart
-        self.remarks["no stop"] += not encoded.ends_with_token
+        self.remarks["no stop"] += not encoded.ends_with_token and self.data.train_on != "all"
         self.remarks["rewritten"] += isinstance(draft, Rendered) and draft.history_rewritten
 
     @property
@@ -144,7 +145,7 @@ class _Loading:
                 bad=self.log.bad_count,
             ),
             files=_records(self.source),
-            bad_rows=self.log.bad,
+            bad_rows=sorted(self.log.bad, key=lambda row: row.place),
             tokens=sum(lengths),
             target_tokens=sum(int(flags[1:].sum()) for flags in self.builder.trained),
             longest=self.overlong.longest,

@@ -5,6 +5,7 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +59,7 @@ class ChatTemplate:
 
         chat = [{key: value for key, value in message.items() if value is not None} for message in messages]
         try:
-            with _time_limit():
+            with _time_limit() as clock:
                 rendered: Any = render_jinja_template(  # declared as text, but it is texts and spans
                     conversations=[chat],
                     tools=[dict(tool) for tool in tools] if tools is not None else None,
@@ -74,9 +75,9 @@ class ChatTemplate:
             raise SafetyRefusal(f"the chat template does what none may: {error}", code="E12-TEMPLATE") from None
         # A template is a program: it may fail in any way an expression can.
         except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
-            raise TemplateRefusal(str(error) or type(error).__name__) from None
+            raise TemplateRefusal(clock.verdict or str(error) or type(error).__name__) from None
         except (RecursionError, MemoryError, TimeoutError) as error:
-            raise TemplateRefusal(str(error) or "it needs too much memory") from None
+            raise TemplateRefusal(clock.verdict or str(error) or "it needs too much memory") from None
         (text,), marks = rendered
         _check_size(text, chat)
         return text, list(marks[0]) if self.marked else []
@@ -104,20 +105,29 @@ def _check_size(text: str, chat: Sequence[RenderMessage]) -> None:
         raise TemplateRefusal(f"it wrote {len(text):,} characters for a conversation of far fewer")
 
 
+@dataclass
+class _Clock:
+    """Why a render was stopped, if it was: jinja may turn the exception into another."""
+
+    verdict: str = ""
+
+    def stop(self, signum: int, frame: FrameType | None) -> None:
+        """Stop the render from inside a signal handler."""
+        self.verdict = f"it did not end within {RENDER_SECONDS} seconds"
+        raise TimeoutError(self.verdict)
+
+
 @contextmanager
-def _time_limit() -> Iterator[None]:
+def _time_limit() -> Iterator[_Clock]:
     """Stop a template that does not end. Signals reach the main thread only; elsewhere there is no limit."""
+    clock = _Clock()
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield clock
         return
-
-    def stop(signum: int, frame: FrameType | None) -> None:
-        raise TimeoutError(f"it did not end within {RENDER_SECONDS} seconds")
-
-    before = signal.signal(signal.SIGVTALRM, stop)
+    before = signal.signal(signal.SIGVTALRM, clock.stop)
     signal.setitimer(signal.ITIMER_VIRTUAL, RENDER_SECONDS)
     try:
-        yield
+        yield clock
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.signal(signal.SIGVTALRM, before)

@@ -28,7 +28,7 @@ class Encoded:
     tokens: Tokens
     trained: Flags
     apart: bool = False  # a token would have joined the two sides of a border of what is trained
-    ends_with_token: bool = True  # what ends an answer is a token of its own, at which generation can stop
+    ends_with_token: bool = True  # the last that is trained is a token of its own, where generation can stop
 
 
 class Encoder:
@@ -50,6 +50,8 @@ class Encoder:
 
     def encode(self, rows: Sequence[Rendered | PlainText]) -> list[Encoded | RowFault]:
         """Tokenise a window of rows; a row that cannot be proved gives its fault."""
+        if not rows:
+            return []
         drafts = [row if isinstance(row, Rendered) else _plain(row) for row in rows]
         batch = self._batch([draft.text for draft in drafts])
         encoded = zip(drafts, batch.encodings, batch["input_ids"], strict=True)
@@ -221,16 +223,21 @@ class _SameText:
         return None
 
     def _alike(self, text: str, start: int, end: int, said: str) -> bool:
-        """Allow what a tokenizer declares: its normaliser, and a space of its own where a text starts."""
-        piece = text[start:end]
-        if start == 0 or text.endswith(self.added, 0, start):
-            piece, said = piece.removeprefix(" "), said.removeprefix(" ")
-        piece, said = self._after_added.sub(r"\1", piece), self._after_added.sub(r"\1", said)
-        return piece == said or (self.normalizer is not None and self._normal(piece) == said)
+        """Allow what a tokenizer declares: its normaliser, and a space of its own where a text starts.
 
-    def _normal(self, text: str) -> str:
-        assert self.normalizer is not None
-        return self._after_added.sub(r"\1", self.normalizer.normalize_str(text))
+        A text starts at the beginning and after each added token; some tokenizers put their space there only
+        where there is none yet, others always.
+        """
+        starts_here = start == 0 or text.endswith(self.added, 0, start)
+        written = [text[start:end]]
+        if self.normalizer is not None:
+            written.append(self.normalizer.normalize_str(written[0]))
+        bare = self._without_space(said, starts_here)
+        return any(bare in (piece, self._without_space(piece, starts_here)) for piece in written)
+
+    def _without_space(self, text: str, starts_here: bool) -> str:
+        text = self._after_added.sub(r"\1", text)
+        return text.removeprefix(" ") if starts_here else text
 
 
 def _first_loss(text: str, decoded: str) -> str:

@@ -18,11 +18,16 @@ def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> s
     assert model.generation_config is not None
     configured = model.generation_config.eos_token_id
     listed = configured if isinstance(configured, list) else [configured]
-    found = {int(token) for token in (*listed, tokenizer.eos_token_id) if token is not None}
-    return found | turn_end(tokenizer)
+    return {int(token) for token in listed if token is not None} | tokenizer_stops(tokenizer)
 
 
-def turn_end(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+def tokenizer_stops(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Collect the ids of the end of a text and of the end of a turn in the chat template."""
+    end = tokenizer.eos_token_id
+    return _turn_end(tokenizer) | ({int(end)} if end is not None else set())
+
+
+def _turn_end(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """Give the token that ends an answer in the chat template; none where there is no such token."""
     try:
         encoded = Encoder(tokenizer).encode([ChatRenderer(tokenizer, "assistant").render(SHORTEST_CHAT)])[0]

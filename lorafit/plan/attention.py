@@ -49,9 +49,13 @@ def split(
             ("v_proj", hidden, key, bias),
             (output, query, hidden, has_bias(keys, o_bias)),
         ),
-        heads=heads, query_width=query, key_width=key, value_width=key, qk_norm=normed,
+        heads=heads,
+        query_width=query,
+        key_width=key,
+        value_width=key,
+        qk_norm=normed,
         other_parameters=norms * qk_norm_values + (heads if sinks else 0),
-    )  # fmt: skip
+    )
 
 
 def fused(
@@ -75,9 +79,13 @@ def fused(
     ]
     return Attention(
         linears=_linears(module, *(reversed(parts) if outward_first else parts)),
-        heads=heads, query_width=query, key_width=key, value_width=key, fused=True,
+        heads=heads,
+        query_width=query,
+        key_width=key,
+        value_width=key,
+        fused=True,
         output_index=0 if outward_first else -1,
-    )  # fmt: skip
+    )
 
 
 def falcon(keys: ConfigKeys) -> Attention:
@@ -92,8 +100,12 @@ def falcon(keys: ConfigKeys) -> Attention:
         linears=_linears(
             "self_attention", ("query_key_value", hidden, hidden + 2 * key, bias), ("dense", hidden, hidden, bias)
         ),
-        heads=heads, query_width=hidden, key_width=key, value_width=key, fused=True,
-    )  # fmt: skip
+        heads=heads,
+        query_width=hidden,
+        key_width=key,
+        value_width=key,
+        fused=True,
+    )
 
 
 def latent(keys: ConfigKeys) -> Attention:
@@ -114,9 +126,13 @@ def latent(keys: ConfigKeys) -> Attention:
             ("kv_b_proj", narrow, heads * plain + value, False),
             ("o_proj", value, hidden, bias),
         ),
-        heads=heads, query_width=query, key_width=query, value_width=value, kind="latent",
+        heads=heads,
+        query_width=query,
+        key_width=query,
+        value_width=value,
+        kind="latent",
         other_parameters=(query_rank or 0) + narrow,
-    )  # fmt: skip
+    )
 
 
 def gated_delta(keys: ConfigKeys, *, fused_in: bool) -> Attention:
@@ -134,7 +150,12 @@ def gated_delta(keys: ConfigKeys, *, fused_in: bool) -> Attention:
     convolution = mixed * keys.integer("linear_conv_kernel_dim")
     return Attention(
         linears=_linears("linear_attn", *parts),
-        heads=heads, query_width=key, key_width=key, value_width=value, kind="gated_delta", fused=fused_in,
+        heads=heads,
+        query_width=key,
+        key_width=key,
+        value_width=value,
+        kind="gated_delta",
+        fused=fused_in,
         other_parameters=convolution + 2 * heads + value_head,
         output_index=-1 if fused_in else 0,
-    )  # fmt: skip
+    )

@@ -6,31 +6,10 @@ bits once for each of q, k and v; a 4-bit product unpacks its weight in the forw
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
-from lorafit.plan.layers import Attention, Layer, Linear, Mlp, ModelShape, NormKind
-from lorafit.plan.tape import CONSTANT, Form, Tape, Tensor
-
-FLOAT32 = 4
-# up to so many tokens bitsandbytes may multiply by the packed weight itself, in its forward
-FUSED_4BIT_TOKENS = 1536
-
-
-@dataclass(frozen=True)
-class Setting:
-    """How a layer is trained, as far as its memory goes."""
-
-    compute_bytes: int  # of an activation in a product: 2 under autocast, else 4
-    packed: Literal["no", "4bit", "int8"] = "no"
-    full: bool = False  # the base weights themselves are trained, in float32
-    dora: bool = False
-    dropout: bool = False
-    explicit_attention: bool = False  # every score is written out: soft caps, sinks, `attention: eager`
-
-    @property
-    def autocast(self) -> bool:
-        """Products run in 16 bits though the trained weights have 32."""
-        return self.compute_bytes < FLOAT32
+from lorafit.plan.layers import Attention, Experts, Layer, Linear, Mlp, ModelShape
+from lorafit.plan.operations import FLOAT32, Operations, Setting
+from lorafit.plan.tape import Form, Tape, Tensor
 
 
 @dataclass(frozen=True)
@@ -40,8 +19,7 @@ class LayerMemory:
     peak: Form  # live at the worst moment of its forward and backward, its input included
     kept: Form  # live after its forward: what its backward needs
     pinned: Form  # of that, what recomputation cannot drop
-    input_bytes: int  # per hidden unit of the residual stream
-    output_bytes: int
+    output_bytes: int  # per hidden unit of the residual stream
 
 
 def play_layer(
@@ -52,28 +30,19 @@ def play_layer(
     hidden = tape.tensor("hidden", input_bytes, needs_grad=setting.full or not first)
     output = player.layer(layer, hidden)
     del hidden
-    tape.finish_forward()
     kept = tape.live_form(without=output)
     tape.backward(output)
-    return LayerMemory(tape.peak, kept, player.pinned_form(), input_bytes, output.bytes_each)
+    return LayerMemory(tape.peak_form(), kept, player.pinned_form(), output.bytes_each)
 
 
-class _Player:
-    def __init__(self, tape: Tape, setting: Setting, adapted: frozenset[str]) -> None:
-        self.tape, self.setting, self.adapted = tape, setting, adapted
-        self.size = setting.compute_bytes
-        self._pinned: dict[int, tuple[str, int]] = {}
-
-    def pinned_form(self) -> Form:
-        per_token: dict[str, int] = {}
-        for symbol, size in self._pinned.values():
-            per_token[symbol] = per_token.get(symbol, 0) + size
-        return Form(per_token)
-
+class _Player(Operations):
     def layer(self, layer: Layer, x: Tensor) -> Tensor:
-        if layer.order == "parallel":
+        if layer.order in ("parallel", "twin"):
             normed = self.norm(x, layer.norm)
-            return self.add(self.add(x, self.attention(layer.attention, normed)), self.mlp(layer.mlp, normed))
+            mixed = self.attention(layer.attention, normed)
+            if layer.order == "twin":
+                normed = self.norm(x, layer.norm)
+            return self.add(self.add(x, mixed), self.mlp(layer.mlp, normed))
         x = self.add(x, self.branch(layer, x, attention=True))
         return self.add(x, self.branch(layer, x, attention=False))
 
@@ -84,118 +53,6 @@ class _Player:
         if layer.order != "pre":
             return self.norm(out, layer.norm)
         return self.scaled(out) if layer.scaled_branches else out
-
-    # --- elementwise
-
-    def cast(self, x: Tensor, size: int) -> Tensor:
-        return x if x.bytes_each == size else self.tape.record(x.symbol, size, [x])
-
-    def add(self, a: Tensor, b: Tensor) -> Tensor:
-        return self.tape.record(a.symbol, max(a.bytes_each, b.bytes_each), [a, b], passes_on=True)
-
-    def norm(self, x: Tensor, kind: NormKind) -> Tensor:
-        wide = self.cast(x, FLOAT32)
-        if kind == "layer":  # autocast runs it in float32 and leaves it there
-            return self.tape.record(x.symbol, FLOAT32, [wide], saved=[wide], scratch=[(x.symbol, FLOAT32)])
-        if kind == "centred":  # x less its mean, once for the variance and once for the product
-            wide = self.tape.record(x.symbol, FLOAT32, [wide], saved=[self.tape.temporary(x.symbol, FLOAT32)])
-        squared = self.tape.temporary(x.symbol, FLOAT32)
-        del squared
-        # the backward of x^2 builds three tensors of the same size
-        normal = self.tape.record(x.symbol, FLOAT32, [wide], saved=[wide], scratch=[(x.symbol, 3 * FLOAT32)])
-        del wide
-        if kind == "rms":
-            return self.weighted(self.cast(normal, x.bytes_each))
-        return self.cast(self.weighted(normal), x.bytes_each)
-
-    def weighted(self, x: Tensor) -> Tensor:
-        """Times the scale of a norm, which keeps x only where that scale is trained."""
-        trains = self.setting.full
-        return self.tape.record(x.symbol, x.bytes_each, [x], saved=[x] if trains else [], trains=trains)
-
-    def activation(self, x: Tensor, symbol: str, *, composed: bool = False) -> Tensor:
-        if not composed:
-            return self.tape.record(symbol, x.bytes_each, [x], saved=[x])
-        # gelu_new is written out: under autocast its power is float32, and so is all that follows
-        wide = self.cast(x, FLOAT32)
-        tanh = self.tape.record(symbol, FLOAT32, [wide], saved=[wide], saves_output=True)
-        return self.product(self.scaled(tanh), self.scaled(x))
-
-    def product(self, a: Tensor, b: Tensor) -> Tensor:
-        return self.tape.record(a.symbol, max(a.bytes_each, b.bytes_each), [a, b], saved=[a, b])
-
-    # --- linears
-
-    def linear(self, x: Tensor, linear: Linear, symbol: str) -> Tensor:
-        result = self.base(x, linear, symbol)
-        if linear.name not in self.adapted:
-            return result
-        if self.setting.packed == "4bit":  # PEFT clones it, in defence against views
-            result = self.tape.record(symbol, result.bytes_each, [result], passes_on=True)
-        converts = self.setting.packed == "no" or not self.setting.autocast
-        inner = self.cast(x, FLOAT32) if converts else x
-        if self.setting.dora:
-            result = self.add(result, self.dora_update(inner, result, linear, symbol))
-        else:
-            result = self.add(result, self.scaled(self.low_rank(inner, linear, symbol)))
-        return self.cast(result, self.size) if converts else result
-
-    def base(self, x: Tensor, linear: Linear, symbol: str) -> Tensor:
-        narrow = self.cast(x, self.size)
-        if self.setting.full:
-            return self.trained_product(narrow, symbol, linear.weights)
-        if self.setting.packed == "no":
-            return self.tape.record(symbol, self.size, [narrow])
-        unpacked = linear.weights * self.size
-        if self.setting.packed == "int8":  # keeps its input where checkpointing does not see it
-            self._pin(narrow)
-            quantised = self.tape.temporary(x.symbol, 1)
-            out = self.tape.record(symbol, self.size, [narrow], saved=[narrow], scratch=[(CONSTANT, unpacked)])
-            del quantised
-            return self.cast(out, x.bytes_each)
-        unpacked += linear.weights // 16  # with the scales of its blocks of 64, in float32
-        weight = self.tape.temporary(CONSTANT, unpacked if self.tape.tokens > FUSED_4BIT_TOKENS else 0)
-        out = self.tape.record(symbol, self.size, [narrow], scratch=[(CONSTANT, unpacked)])
-        del weight
-        return self.cast(out, x.bytes_each)
-
-    def _pin(self, x: Tensor) -> None:
-        if x.needs_grad:
-            self._pinned[x.edge] = (x.symbol, x.bytes_each)
-
-    def trained_product(self, x: Tensor, symbol: str, values: int) -> Tensor:
-        """A product with a trained weight: keeps its input, and autocast's copy of the weight."""
-        narrow = self.cast(x, self.size)
-        copy_bytes = values * self.size if self.setting.autocast else 0
-        copy = self.tape.temporary(CONSTANT, copy_bytes)
-        return self.tape.record(
-            symbol, self.size, [narrow], saved=[narrow, copy], scratch=[(CONSTANT, copy_bytes)], trains=True
-        )
-
-    def low_rank(self, x: Tensor, linear: Linear, symbol: str) -> Tensor:
-        rank = self.tape.widths["rank"]
-        return self.trained_product(
-            self.trained_product(self.dropped(x), "rank", rank * linear.in_features),
-            symbol,
-            rank * linear.out_features,
-        )
-
-    def dropped(self, x: Tensor) -> Tensor:
-        if not self.setting.dropout:
-            return x
-        mask = self.tape.temporary(x.symbol, 1)
-        return self.tape.record(x.symbol, x.bytes_each, [x], saved=[mask])
-
-    def scaled(self, x: Tensor) -> Tensor:
-        return self.tape.record(x.symbol, x.bytes_each, [x])
-
-    def dora_update(self, x: Tensor, result: Tensor, linear: Linear, symbol: str) -> Tensor:
-        """(m / norm - 1) * base + (m / norm) * B A x: the norm is taken over a weight built on the spot."""
-        built = self.tape.temporary(CONSTANT, 4 * linear.weights * x.bytes_each)
-        del built
-        update = self.low_rank(x, linear, symbol)
-        own = self.tape.record(symbol, FLOAT32, [result], saved=[result], trains=True)
-        return self.add(own, self.scaled(self.tape.record(symbol, FLOAT32, [update], saved=[update], trains=True)))
 
     # --- attention
 
@@ -287,7 +144,7 @@ class _Player:
         if mlp.experts is None:
             assert out is not None
             return out
-        routed = self.experts(x)
+        routed = self.experts(mlp.experts, x)
         return routed if out is None else self.add(routed, out)
 
     def dense(self, mlp: Mlp, linears: list[Linear], x: Tensor) -> Tensor:
@@ -302,14 +159,19 @@ class _Player:
         inner = self.product(self.activation(self.linear(x, gate, "mlp"), "mlp"), self.linear(x, up, "mlp"))
         return self.linear(inner, down, "hidden")
 
-    def experts(self, x: Tensor) -> Tensor:
+    def experts(self, experts: Experts, x: Tensor) -> Tensor:
         """The experts of each token, their load taken as even: frozen, they keep no inputs."""
         gathered = self.tape.record("routed", self.size, [x])
-        both = self.tape.record("expert gate and up", self.size, [gathered])
+        both = self.stacked(gathered, "expert gate and up", experts.parameters * 2 // 3)
         del gathered
         inner = self.product(self.activation(both, "expert"), both)
-        out = self.tape.record("routed", self.size, [inner])
+        out = self.stacked(inner, "routed", experts.parameters // 3)
         return self.tape.record("hidden", x.bytes_each, [self.product(out, self.scaled(out))])
+
+    def stacked(self, x: Tensor, symbol: str, values: int) -> Tensor:
+        if self.setting.full:
+            return self.trained_product(x, symbol, values)
+        return self.tape.record(symbol, self.size, [x])
 
 
 def widths(shape: ModelShape, layer: Layer, rank: int, row_tokens: int) -> dict[str, int]:

@@ -7,11 +7,11 @@ the answer names the others.
 import json
 import re
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 
 from lorafit.errors import ModelError
-from lorafit.plan.nearest import nearest
 
 # words of a hub id that do not change the shape
 _SHAPELESS = {"meta", "instruct", "chat", "base", "hf", "it", "pt"}
@@ -94,12 +94,12 @@ def _beginnings(words: list[str]) -> set[str]:
 
 
 def _unknown(name: str) -> ModelError:
-    known = {entry.hub_id.rsplit("/", 1)[-1]: entry.hub_id for entry in entries()}
-    near = nearest(name.rsplit("/", 1)[-1], known)
+    known = {"-".join(entry.words): entry.hub_id for entry in entries()}
+    near = get_close_matches("-".join(_words(name)), known, n=3, cutoff=0.5)
     ask = f"did you mean {' or '.join(known[each] for each in near)}? " if near else ""
     return ModelError(
         f"{name!r}: no such folder, and no model of this name in the catalogue",
-        fix=f"{ask}Give a hub id, a name like llama-3-8b, a size like 8b, or a folder with a config.json",
+        fix=f"{ask}give a hub id, a name like llama-3-8b, a size like 8b, or a folder with a config.json",
         code="E4-UNKNOWN-MODEL",
     )
 

@@ -58,6 +58,8 @@ class ConfigKeys:
     def _fault(self, key: str, expected: str, found: object) -> None:
         has = "the key is missing" if found is None else f"found {str(found)[:60]!r}"
         self._faults[key] = Fault(
-            f"{key}: expected {expected}, {has}", where=self._name, code="E4-CONFIG",
+            f"{key}: expected {expected}, {has}",
+            where=self._name,
+            code="E4-CONFIG",
             fix="take the config.json that came with the weights",
         )

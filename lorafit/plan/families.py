@@ -4,116 +4,13 @@ Read from the modelling code of transformers 5; a test builds the real models on
 and size of every linear, and the number of parameters.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 from lorafit.plan import attention, mlp
-from lorafit.plan.attention import Bias, has_bias
 from lorafit.plan.config_keys import ConfigKeys
-from lorafit.plan.layers import Attention, Layer, Mlp, NormKind, NormOrder
+from lorafit.plan.family import Family, after_dense, every_layer, interleaved, linear_attention, no_layer, stepped
 from lorafit.plan.mlp import SharedExpert
-
-# which of so many layers hold experts, or have the family's other kind of attention
-LayerChoice = Callable[[ConfigKeys, int], list[bool]]
-
-
-def _no_layer(keys: ConfigKeys, count: int) -> list[bool]:
-    del keys
-    return [False] * count
-
-
-def _every_layer(keys: ConfigKeys, count: int) -> list[bool]:
-    del keys
-    return [True] * count
-
-
-def _after_dense(keys: ConfigKeys, count: int, *, dense: int) -> list[bool]:
-    """DeepSeek and GLM: the first layers are dense, or each layer is named."""
-    kinds = keys.listed("mlp_layer_types")
-    if kinds is not None:
-        return [kind == "sparse" for kind in kinds]
-    first = keys.integer("first_k_dense_replace", default=dense, least=0)
-    return [index >= first for index in range(count)]
-
-
-def _stepped(keys: ConfigKeys, count: int) -> list[bool]:
-    """Qwen: the last of every so many layers, less a list of exceptions."""
-    step, dense = keys.integer("decoder_sparse_step", default=1), keys.listed("mlp_only_layers") or []
-    return [index not in dense and (index + 1) % step == 0 for index in range(count)]
-
-
-def _interleaved(keys: ConfigKeys, count: int) -> list[bool]:
-    """Llama 4: a list of layers, or the last of every so many."""
-    listed, step = keys.listed("moe_layers"), keys.integer("interleave_moe_layer_step", default=1)
-    return [(index + 1) % step == 0 if listed is None else index in listed for index in range(count)]
-
-
-def _linear_attention(keys: ConfigKeys, count: int) -> list[bool]:
-    """Qwen3-Next: three of four layers have linear attention."""
-    kinds, interval = keys.listed("layer_types"), keys.integer("full_attention_interval", default=4)
-    if kinds is not None:
-        return [kind == "linear_attention" for kind in kinds]
-    return [(index + 1) % interval != 0 for index in range(count)]
-
-
-@dataclass(frozen=True)
-class Family:
-    """What transformers builds for one `model_type`."""
-
-    attention: Callable[[ConfigKeys], Attention] = attention.split
-    mlp: Callable[[ConfigKeys], Mlp] = mlp.gated
-    sparse_mlp: Callable[[ConfigKeys], Mlp] | None = None
-    sparse_layers: LayerChoice = _no_layer
-    other_attention: Callable[[ConfigKeys], Attention] | None = None
-    other_attention_layers: LayerChoice = _no_layer
-    norm: NormKind = "rms"
-    norm_values: int = 1  # trained values per hidden unit: scale, shift
-    norms: int = 2  # per layer
-    order: NormOrder = "pre"
-    parallel_key: tuple[str, bool] | None = None  # key that makes attention and MLP run side by side, with its default
-    parallel_norms: Callable[[ConfigKeys], int] | None = None  # norms of such a layer, where they are fewer
-    tied: bool = False  # where config.json does not say
-    prefix: str = "model.layers"
-    head_bias: Bias = False
-    positions: str | None = None  # key with the number of learned positions
-    scaled_branches: bool = False
-    explicit_attention: bool = False  # soft caps or sinks, which no fused kernel has
-    capped_logits: bool = False
-    remote_code: bool = False  # transformers has no class for it: the shape is known, the model cannot be loaded
-
-    def layer(self, keys: ConfigKeys, sparse: bool, other: bool) -> Layer:
-        """Lay out one layer."""
-        mixer = self.other_attention if other and self.other_attention else self.attention
-        inner = self.sparse_mlp if sparse and self.sparse_mlp else self.mlp
-        parallel = self.order == "parallel" or (self.parallel_key is not None and keys.flag(*self.parallel_key))
-        norms = self.parallel_norms(keys) if parallel and self.parallel_norms else self.norms
-        return Layer(
-            attention=mixer(keys),
-            mlp=inner(keys),
-            norm=self.norm,
-            order="parallel" if parallel else self.order,
-            scaled_branches=self.scaled_branches,
-            norm_parameters=norms * self.norm_values * keys.integer("hidden_size", "n_embd"),
-        )
-
-    def layers(self, keys: ConfigKeys) -> tuple[Layer, ...]:
-        """Lay out all layers; equal ones are one object."""
-        count = keys.integer("num_hidden_layers", "n_layer")
-        sparse, other = self.sparse_layers(keys, count), self.other_attention_layers(keys, count)
-        for key, kinds in (("mlp_layer_types", sparse), ("layer_types", other)):
-            if len(kinds) != count:
-                keys.refuse(key, f"{count} entries, one per layer")
-                return ()
-        kinds_of_layers = list(zip(sparse, other, strict=True))
-        made = {kind: self.layer(keys, *kind) for kind in set(kinds_of_layers)}
-        return tuple(made[kind] for kind in kinds_of_layers)
-
-    def outer_parameters(self, keys: ConfigKeys) -> int:
-        """Count the final norm, learned positions and the bias of the head."""
-        hidden = keys.integer("hidden_size", "n_embd")
-        head = keys.integer("vocab_size") if has_bias(keys, self.head_bias) else 0
-        return (self.norm_values + (keys.integer(self.positions) if self.positions else 0)) * hidden + head
 
 
 def _one_norm(keys: ConfigKeys) -> int:
@@ -137,7 +34,9 @@ _LAYER_NORM = Family(norm="layer", norm_values=2)
 _COHERE = Family(norm="centred", norms=1, order="parallel", tied=True)
 
 _QWEN_EXPERTS = partial(mlp.experts, count=("num_experts", "num_local_experts"))
-_QWEN_SHARED = partial(_QWEN_EXPERTS, shared=SharedExpert("shared_expert", "shared_expert_intermediate_size", gate=True))
+_QWEN_SHARED = partial(
+    _QWEN_EXPERTS, shared=SharedExpert("shared_expert", "shared_expert_intermediate_size", gate=True)
+)
 _WIDE_EXPERTS = partial(mlp.experts, count=("num_local_experts", "num_experts"), width="intermediate_size")
 _DEEPSEEK_EXPERTS = partial(
     mlp.experts,
@@ -147,12 +46,12 @@ _DEEPSEEK_EXPERTS = partial(
 _QWEN3_NEXT = Family(
     attention=partial(attention.split, qk_norm="head", head_width=256, query_gate=True),
     other_attention=partial(attention.gated_delta, fused_in=True),
-    other_attention_layers=_linear_attention,
+    other_attention_layers=linear_attention,
     sparse_mlp=_QWEN_SHARED,
-    sparse_layers=_stepped,
+    sparse_layers=stepped,
 )
 _QWEN3_5_MOE = replace(
-    _QWEN3_NEXT, other_attention=partial(attention.gated_delta, fused_in=False), sparse_layers=_every_layer
+    _QWEN3_NEXT, other_attention=partial(attention.gated_delta, fused_in=False), sparse_layers=every_layer
 )
 
 FAMILIES: dict[str, Family] = {
@@ -174,16 +73,19 @@ FAMILIES: dict[str, Family] = {
     "glm": _GLM,
     "glm4": replace(_GLM, norms=4, order="sandwich"),
     "phi3": Family(
-        attention=partial(
-            attention.fused, module="self_attn", inward="qkv_proj", outward="o_proj", outward_first=True
-        ),
+        attention=partial(attention.fused, module="self_attn", inward="qkv_proj", outward="o_proj", outward_first=True),
         mlp=mlp.gated_fused,
     ),
     "phi": replace(
         _LAYER_NORM,
         attention=partial(
-            attention.split, qkv_bias=True, o_bias=True, output="dense",
-            qk_norm="head", qk_norm_key="qk_layernorm", qk_norm_values=2,
+            attention.split,
+            qkv_bias=True,
+            o_bias=True,
+            output="dense",
+            qk_norm="head",
+            qk_norm_key="qk_layernorm",
+            qk_norm_values=2,
         ),
         mlp=partial(mlp.plain, up="fc1", down="fc2", bias=True, widths=("intermediate_size",), composed=True),
         norms=1,
@@ -193,8 +95,11 @@ FAMILIES: dict[str, Family] = {
     "stablelm": replace(
         _LAYER_NORM,
         attention=partial(
-            attention.split, qkv_bias=("use_qkv_bias", False), o_bias=False,
-            qk_norm="width", qk_norm_key="qk_layernorm",
+            attention.split,
+            qkv_bias=("use_qkv_bias", False),
+            o_bias=False,
+            qk_norm="width",
+            qk_norm_key="qk_layernorm",
         ),
         parallel_key=("use_parallel_residual", False),
         parallel_norms=_one_norm,
@@ -210,11 +115,13 @@ FAMILIES: dict[str, Family] = {
     "gpt_neox": replace(
         _LAYER_NORM,
         attention=partial(
-            attention.fused, module="attention", inward="query_key_value", outward="dense", bias=("attention_bias", True)
+            attention.fused,
+            module="attention",
+            inward="query_key_value",
+            outward="dense",
+            bias=("attention_bias", True),
         ),
-        mlp=partial(
-            mlp.plain, up="dense_h_to_4h", down="dense_4h_to_h", bias=True, widths=("intermediate_size",)
-        ),
+        mlp=partial(mlp.plain, up="dense_h_to_4h", down="dense_4h_to_h", bias=True, widths=("intermediate_size",)),
         parallel_key=("use_parallel_residual", True),
         prefix="gpt_neox.layers",
     ),
@@ -237,18 +144,18 @@ FAMILIES: dict[str, Family] = {
         prefix="transformer.h",
         positions="n_positions",
     ),
-    "mixtral": replace(_MISTRAL, sparse_mlp=_WIDE_EXPERTS, sparse_layers=_every_layer),
-    "olmoe": replace(_WIDE_NORMED, sparse_mlp=_WIDE_EXPERTS, sparse_layers=_every_layer),
+    "mixtral": replace(_MISTRAL, sparse_mlp=_WIDE_EXPERTS, sparse_layers=every_layer),
+    "olmoe": replace(_WIDE_NORMED, sparse_mlp=_WIDE_EXPERTS, sparse_layers=every_layer),
     "minimax_m2": replace(
         _WIDE_NORMED,
         attention=partial(attention.split, qkv_bias=False, o_bias=False, qk_norm="width"),
         sparse_mlp=_WIDE_EXPERTS,
-        sparse_layers=_every_layer,
+        sparse_layers=every_layer,
     ),
     "phimoe": replace(
         _LAYER_NORM,
         sparse_mlp=partial(_WIDE_EXPERTS, router="router"),
-        sparse_layers=_every_layer,
+        sparse_layers=every_layer,
         head_bias=("lm_head_bias", False),
     ),
     "gpt_oss": Family(
@@ -256,30 +163,30 @@ FAMILIES: dict[str, Family] = {
             attention.split, qkv_bias=("attention_bias", True), o_bias=("attention_bias", True), sinks=True
         ),
         sparse_mlp=partial(_WIDE_EXPERTS, biased=True),
-        sparse_layers=_every_layer,
+        sparse_layers=every_layer,
         explicit_attention=True,
     ),
-    "qwen2_moe": replace(_QWEN2, sparse_mlp=_QWEN_SHARED, sparse_layers=_stepped),
-    "qwen3_moe": replace(_QWEN3, sparse_mlp=_QWEN_EXPERTS, sparse_layers=_stepped),
+    "qwen2_moe": replace(_QWEN2, sparse_mlp=_QWEN_SHARED, sparse_layers=stepped),
+    "qwen3_moe": replace(_QWEN3, sparse_mlp=_QWEN_EXPERTS, sparse_layers=stepped),
     "qwen3_next": _QWEN3_NEXT,
-    "qwen3_5_text": replace(_QWEN3_5_MOE, sparse_mlp=None, sparse_layers=_no_layer),
+    "qwen3_5_text": replace(_QWEN3_5_MOE, sparse_mlp=None, sparse_layers=no_layer),
     "qwen3_5_moe_text": _QWEN3_5_MOE,
     "glm4_moe": Family(
         attention=partial(attention.split, o_bias=False, qk_norm="head", qk_norm_key="use_qk_norm"),
         sparse_mlp=_DEEPSEEK_EXPERTS,
-        sparse_layers=partial(_after_dense, dense=1),
+        sparse_layers=partial(after_dense, dense=1),
     ),
     "glm4_moe_lite": Family(
-        attention=attention.latent, sparse_mlp=_DEEPSEEK_EXPERTS, sparse_layers=partial(_after_dense, dense=1)
+        attention=attention.latent, sparse_mlp=_DEEPSEEK_EXPERTS, sparse_layers=partial(after_dense, dense=1)
     ),
     "deepseek_v2": Family(
         attention=attention.latent,
         mlp=partial(mlp.gated, bias=("mlp_bias", False)),
         sparse_mlp=_DEEPSEEK_EXPERTS,
-        sparse_layers=partial(_after_dense, dense=0),
+        sparse_layers=partial(after_dense, dense=0),
     ),
     "deepseek_v3": Family(
-        attention=attention.latent, sparse_mlp=_DEEPSEEK_EXPERTS, sparse_layers=partial(_after_dense, dense=3)
+        attention=attention.latent, sparse_mlp=_DEEPSEEK_EXPERTS, sparse_layers=partial(after_dense, dense=3)
     ),
     "llama4_text": Family(
         mlp=partial(mlp.gated, module="feed_forward", width="intermediate_size_mlp"),
@@ -289,7 +196,7 @@ FAMILIES: dict[str, Family] = {
             shared=SharedExpert("shared_expert", "intermediate_size"),
             router="router",
         ),
-        sparse_layers=_interleaved,
+        sparse_layers=interleaved,
     ),
     "mimo": replace(_QWEN2, remote_code=True),
     "qwen": Family(
@@ -303,5 +210,10 @@ FAMILIES: dict[str, Family] = {
     ),
 }
 
-# a model that also sees or hears keeps its text part under `text_config`; these carry a type of their own there or not
-TEXT_TYPES = {"gemma3": "gemma3_text", "llama4": "llama4_text", "qwen3_5": "qwen3_5_text", "qwen3_5_moe": "qwen3_5_moe_text"}
+# a model that also sees or hears keeps its text part under `text_config`, where its type may be left out
+TEXT_TYPES = {
+    "gemma3": "gemma3_text",
+    "llama4": "llama4_text",
+    "qwen3_5": "qwen3_5_text",
+    "qwen3_5_moe": "qwen3_5_moe_text",
+}

@@ -28,7 +28,9 @@ def weights(question: MemoryQuestion) -> list[Component]:
             shape.embedding_parameters * size,
             f"{matrices} x {shape.vocab_size:,} vocabulary x {shape.hidden_size:,} hidden x {size} bytes",
         ),
-        Component("norms, biases, routers", shape.other_parameters * size, f"{shape.other_parameters:,} x {size} bytes"),
+        Component(
+            "norms, biases, routers", shape.other_parameters * size, f"{shape.other_parameters:,} x {size} bytes"
+        ),
     ]
     return [part for part in parts if part.bytes]
 
@@ -36,13 +38,14 @@ def weights(question: MemoryQuestion) -> list[Component]:
 def _linears(question: MemoryQuestion) -> Component:
     values, quantization = question.shape.linear_parameters, question.quantization
     if isinstance(quantization, Bits4):
-        each = [_bits4_bytes(linear.weights, quantization) for linear in question.shape.linears()]
+        sizes = question.shape.linear_sizes.items()
+        packed = sum(_bits4_bytes(d_in * d_out, quantization) * count for (d_in, d_out), count in sizes)
         doubled = "1/64 + 4/16,384 for double-quantised scales" if quantization.double_quant else "4/64 for scales"
         return Component(
-            f"linear weights in {quantization.kind}", sum(each), f"{values:,} x (1/2 + {doubled}) bytes, and code tables"
+            f"linear weights in {quantization.kind}", packed, f"{values:,} x (1/2 + {doubled}) bytes, and code tables"
         )
     if isinstance(quantization, Int8):
-        rows = sum(linear.out_features for linear in question.shape.linears())
+        rows = sum(d_out * count for (_, d_out), count in question.shape.linear_sizes.items())
         return Component("linear weights in int8", values + 4 * rows, f"{values:,} x 1 byte + {rows:,} row scales x 4")
     size = question.weight_bytes
     name = "linear weights in float32" if size == 4 else f"linear weights in {question.dtype}"
@@ -60,17 +63,21 @@ def trained_tensors(question: MemoryQuestion) -> Counter[int]:
     """Count the trained tensors by their number of values."""
     if question.is_full:
         return _all_tensors(question)
+    widths = Counter((linear.in_features, linear.out_features) for linear in question.targets)
     sizes: Counter[int] = Counter()
-    for linear in question.targets:
-        sizes.update((question.rank * linear.in_features, question.rank * linear.out_features))
+    for (d_in, d_out), count in widths.items():
+        sizes[question.rank * d_in] += count
+        sizes[question.rank * d_out] += count
         if isinstance(question.adapter, Dora):
-            sizes[linear.out_features] += 1
+            sizes[d_out] += count
     return sizes
 
 
 def _all_tensors(question: MemoryQuestion) -> Counter[int]:
     shape = question.shape
-    sizes = Counter(linear.weights for linear in shape.linears())
+    sizes: Counter[int] = Counter()
+    for (d_in, d_out), count in shape.linear_sizes.items():
+        sizes[d_in * d_out] += count
     sizes[shape.vocab_size * shape.hidden_size] += 1 if shape.tied else 2
     sizes.update(layer.expert_parameters for layer in shape.layers if layer.expert_parameters)
     small, rest = divmod(shape.other_parameters, shape.hidden_size)  # norms and biases: a hidden size each

@@ -1,5 +1,6 @@
 """What a decoder is made of: its layers, their linears and sizes, as numbers without weights."""
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -7,7 +8,8 @@ from typing import Literal
 LinearKind = Literal["attention", "mlp", "router"]
 # `wide` applies its scale in float32; `centred` is a LayerNorm written out
 NormKind = Literal["rms", "wide", "layer", "centred"]
-NormOrder = Literal["pre", "post", "sandwich", "parallel"]
+# where norms sit; attention and MLP side by side share one (`parallel`) or have one each (`twin`)
+NormOrder = Literal["pre", "post", "sandwich", "parallel", "twin"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,17 +136,22 @@ class ModelShape:
         """Embedding and head; a tied matrix counts once."""
         return self.vocab_size * self.hidden_size * (1 if self.tied else 2)
 
+    @cached_property
+    def linear_sizes(self) -> Counter[tuple[int, int]]:
+        """How many linears of the layers there are of each size (in, out)."""
+        return Counter((linear.in_features, linear.out_features) for linear in self._linears)
+
     @property
     def linear_parameters(self) -> int:
         """Matrix values of all linears inside the layers."""
-        return sum(linear.weights for linear in self._linears)
+        return sum(d_in * d_out * count for (d_in, d_out), count in self.linear_sizes.items())
 
-    @property
+    @cached_property
     def expert_parameters(self) -> int:
         """Values in stacked expert matrices, which this stack neither adapts nor quantises."""
         return sum(layer.expert_parameters for layer in self.layers)
 
-    @property
+    @cached_property
     def other_parameters(self) -> int:
         """Everything else: norms, biases, routers, learned positions."""
         return self.outer_parameters + sum(layer.other_parameters for layer in self.layers)

@@ -28,9 +28,7 @@ def gated_fused(keys: ConfigKeys) -> Mlp:
     return Mlp(linears, inner, fused=True)
 
 
-def plain(
-    keys: ConfigKeys, *, up: str, down: str, bias: Bias, widths: tuple[str, ...], composed: bool = False
-) -> Mlp:
+def plain(keys: ConfigKeys, *, up: str, down: str, bias: Bias, widths: tuple[str, ...], composed: bool = False) -> Mlp:
     """down(act(up x)); the width is four hidden sizes where config.json does not give it."""
     hidden = keys.integer("hidden_size", "n_embd")
     inner = keys.integer(*widths, default=4 * hidden)
@@ -88,9 +86,7 @@ def experts(
     )
 
 
-def _shared(
-    keys: ConfigKeys, module: str, shared: SharedExpert | None, hidden: int
-) -> tuple[tuple[Linear, ...], int]:
+def _shared(keys: ConfigKeys, module: str, shared: SharedExpert | None, hidden: int) -> tuple[tuple[Linear, ...], int]:
     if shared is None:
         return (), 0
     width = keys.integer(shared.width) * (keys.integer(shared.times) if shared.times else 1)

@@ -4,8 +4,9 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
-from lorafit.plan.block import Setting, play_layer, widths
+from lorafit.plan.block import play_layer, widths
 from lorafit.plan.layers import Layer
+from lorafit.plan.operations import Setting
 from lorafit.plan.question import Component, MemoryQuestion
 from lorafit.plan.tape import Form, Tape
 from lorafit.recipe.adapters import Dora, Full
@@ -23,6 +24,10 @@ class Load:
 
     def __add__(self, other: "Load") -> "Load":
         return Load(self.per_token + other.per_token, self.constant + other.constant)
+
+    def times(self, count: int) -> "Load":
+        """The same for so many layers."""
+        return Load(Counter({width: size * count for width, size in self.per_token.items()}), self.constant * count)
 
     def total(self, tokens: int) -> int:
         """Bytes at so many tokens."""
@@ -57,7 +62,9 @@ class Passes:
 
     def waiting(self, layers: int) -> Load:
         """What the first so many layers keep."""
-        return sum((layer.waiting for layer in self.layers[:layers]), NOTHING)
+        kinds = {id(layer): layer.waiting for layer in self.layers}
+        counts = Counter(id(layer) for layer in self.layers[:layers])
+        return sum((kinds[kind].times(count) for kind, count in counts.items()), NOTHING)
 
 
 def play_passes(question: MemoryQuestion) -> Passes:

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from lorafit.errors import ModelError
 from lorafit.plan import catalogue
 from lorafit.plan.config_keys import ConfigKeys
-from lorafit.plan.families import FAMILIES, TEXT_TYPES, Family
+from lorafit.plan.families import FAMILIES, TEXT_TYPES
+from lorafit.plan.family import Family
 from lorafit.plan.layers import Layer, Linear, ModelShape
-from lorafit.plan.nearest import nearest
+from lorafit.recipe.suggest import nearest
 
 __all__ = ["Linear", "ModelShape", "NamedShape", "shape_by_name", "shape_from_config"]
 
@@ -79,7 +80,7 @@ def _notes(family: Family, layers: tuple[Layer, ...], expert_parameters: int) ->
     notes = []
     if expert_parameters:
         notes.append(
-            f"{expert_parameters:,} values are experts in stacked matrices: this stack neither adapts nor quantises them"
+            f"{expert_parameters:,} values are experts in stacked matrices, which are neither adapted nor quantised"
         )
     if any(layer.attention.kind == "gated_delta" for layer in layers):
         notes.append("layers of linear attention are estimated as if they were softmax attention of the same widths")
@@ -90,11 +91,11 @@ def _notes(family: Family, layers: tuple[Layer, ...], expert_parameters: int) ->
 
 def _unknown_type(model_type: object, name: str) -> ModelError:
     near = nearest(str(model_type), FAMILIES)
-    ask = f"did you mean {near[0]}? " if near else ""
+    ask = f"did you mean {near}? " if near else ""
+    missing = "model_type: the key is missing"
     return ModelError(
-        f"model_type: {model_type!r} is not a family that lorafit knows the shape of"
-        if model_type is not None else "model_type: the key is missing",
+        missing if model_type is None else f"model_type: {model_type!r} is no family that lorafit knows the shape of",
         where=name,
-        fix=f"{ask}Known: {', '.join(sorted(FAMILIES))}",
+        fix=f"{ask}known: {', '.join(sorted(FAMILIES))}",
         code="E4-MODEL-TYPE",
-    )  # fmt: skip
+    )

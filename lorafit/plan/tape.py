@@ -54,18 +54,16 @@ class Tape:
     live: Counter[str] = field(default_factory=Counter)
     live_bytes: int = 0
     peak_bytes: int = 0
-    peak: Form = field(default_factory=lambda: Form({}))
+    _at_peak: dict[str, int] = field(default_factory=dict)
     _edges: int = 0
     _nodes: list[Node] = field(default_factory=list)
-    _highest: int = 0  # since the last saved tensor
-    _highest_live: dict[str, int] = field(default_factory=dict)
 
     def count(self, symbol: str, bytes_each: int) -> None:
         """Add to (or with a negative number take from) the live bytes."""
         self.live[symbol] += bytes_each
         self.live_bytes += bytes_each * self._scale(symbol)
-        if self.live_bytes > self._highest:
-            self._highest, self._highest_live = self.live_bytes, dict(self.live)
+        if self.live_bytes > self.peak_bytes:
+            self.peak_bytes, self._at_peak = self.live_bytes, dict(self.live)
 
     def _scale(self, symbol: str) -> int:
         return 1 if symbol == CONSTANT else self.tokens * self.widths[symbol]
@@ -97,8 +95,6 @@ class Tape:
         """
         wanting = [(x.edge, x.symbol, x.bytes_each) for x in inputs if x.needs_grad]
         in_graph = trains or bool(wanting)
-        if in_graph and saved:
-            self._commit()  # a recomputation stops as soon as the last saved tensor is there
         output = self.tensor(symbol, bytes_each, needs_grad=in_graph)
         if in_graph:
             kept = [*saved, output] if saves_output else list(saved)
@@ -109,13 +105,12 @@ class Tape:
         """Give what is live now besides this tensor."""
         return _form(self.live - Counter({without.symbol: without.bytes_each}))
 
-    def finish_forward(self) -> None:
-        """Count the moments after the last saved tensor too: this pass runs to its end."""
-        self._commit()
+    def peak_form(self) -> Form:
+        """Give what was live at the worst moment so far."""
+        return _form(self._at_peak)
 
     def backward(self, output: Tensor) -> None:
         """Play the backward pass from this output; its gradient arrives with the same size."""
-        self._highest, self._highest_live = self.live_bytes, dict(self.live)
         gradients = {output.edge: Tensor(self, output.symbol, output.bytes_each)}
         while self._nodes:
             node = self._nodes.pop()
@@ -125,13 +120,7 @@ class Tape:
                 part = gradient if node.passes_on else Tensor(self, symbol, size)
                 gradients.setdefault(edge, part)  # a second gradient is added into the first
                 del part
-            self._commit()
             del meanwhile, gradient, node
-
-    def _commit(self) -> None:
-        if self._highest > self.peak_bytes:
-            self.peak_bytes, self.peak = self._highest, _form(self._highest_live)
-        self._highest, self._highest_live = self.live_bytes, dict(self.live)
 
 
 def _form(live: dict[str, int]) -> Form:

@@ -6,11 +6,13 @@ so a family that is new tomorrow needs nothing here.
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Literal
 
 from lorafit.errors import Fault, RecipeError
-from lorafit.plan.nearest import nearest
 from lorafit.recipe.adapters import RegexTargets, TargetModules
+from lorafit.recipe.regexes import why_not
+from lorafit.recipe.suggest import nearest
 
 Part = Literal["attention", "mlp", "mixer"]
 
@@ -22,6 +24,7 @@ _ROUTER = re.compile(r"router|gate|shared_expert_gate")
 _NOT_TEXT = re.compile(r"vision|visual|image|audio|speech|multi_modal|multimodal", re.IGNORECASE)
 
 
+@lru_cache(maxsize=8192)
 def part_of(name: str) -> Part | None:
     """Tell where in a decoder layer a linear sits; None outside the layers, in a router, or in a vision tower."""
     inside = _inside_layer(name)
@@ -73,12 +76,10 @@ def _by_part(keyword: str, linear_names: Sequence[str]) -> list[str]:
 
 
 def _by_regex(regex: str, linear_names: Sequence[str]) -> list[str]:
-    try:
-        pattern = re.compile(regex)
-    except re.error as error:
-        fault = Fault(f"{regex!r} is no regular expression: {error}", "adapter.target_modules", code="E2-TARGETS")
-        raise RecipeError([fault]) from None
-    chosen = [name for name in linear_names if pattern.fullmatch(name)]
+    reason = why_not(regex)
+    if reason:
+        raise RecipeError(f"{regex!r}: {reason}", where="adapter.target_modules", code="E2-TARGETS")
+    chosen = [name for name in linear_names if re.fullmatch(regex, name)]
     if not chosen:
         raise RecipeError([_nothing(f"the expression {regex!r} matches no linear layer in full", "", linear_names)])
     return chosen
@@ -106,7 +107,7 @@ def _is_named(name: str, entry: str) -> bool:
 
 def _nothing(what: str, entry: str, linear_names: Sequence[str]) -> Fault:
     leaves = leaf_counts(linear_names)
-    near = nearest(entry.rsplit(".", 1)[-1], leaves, 1) if entry else []
-    ask = f"did you mean {near[0]!r}? " if near else ""
+    near = nearest(entry.rsplit(".", 1)[-1], leaves) if entry else None
+    ask = f"did you mean {near!r}? " if near else ""
     has = ", ".join(f"{leaf} ({count})" for leaf, count in leaves.items()) or "none"
-    return Fault(what, "adapter.target_modules", f"{ask}This model's linear layers: {has}", "E2-TARGETS")
+    return Fault(what, "adapter.target_modules", f"{ask}this model's linear layers: {has}", "E2-TARGETS")

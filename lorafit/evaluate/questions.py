@@ -1,0 +1,102 @@
+"""The rows that a model is measured on: in tokens for its loss, as questions for its answers."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from lorafit.data.chat import generation_prompt_ids
+from lorafit.data.faults import ReadLog
+from lorafit.data.load import Loader
+from lorafit.data.prepare import prepare
+from lorafit.data.rows import Row, read_examples
+from lorafit.data.token_rows import TokenRows, joined
+from lorafit.data.tokens import Encoder
+from lorafit.errors import DataError, Fault, RecipeError
+from lorafit.evaluate.metrics import Gold
+from lorafit.recipe.formats import Conversation, Example
+from lorafit.recipe.schema import Recipe, Source, Validation
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Rows in tokens, and the sources they were read from."""
+
+    rows: TokenRows
+    sources: list[Source | Validation]
+
+
+@dataclass(frozen=True)
+class Question:
+    """What the model is given, and what it should answer."""
+
+    prompt: list[int]  # token ids, up to where the answer starts
+    gold: Gold
+    gold_tokens: int
+
+
+def held_out(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, paths: Sequence[str]) -> HeldOut:
+    """Read the rows at `paths`, or those that the recipe validates on.
+
+    Raises DataError with everything that is wrong with any row, RecipeError when there are no such rows.
+    """
+    validation = recipe.data.validation
+    if paths:
+        return _from_sources(recipe, tokenizer, [Validation(path=path) for path in paths])
+    if validation is None:
+        raise RecipeError("no rows were held out to measure on", fix="say which rows: --data PATH", code="E2-NO-DATA")
+    if validation.path is not None:
+        return _from_sources(recipe, tokenizer, [validation])
+    rows = prepare(recipe, tokenizer).validation
+    assert rows is not None
+    return HeldOut(rows, list(recipe.data.train))
+
+
+def _from_sources(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, sources: list[Validation]) -> HeldOut:
+    loader = Loader(recipe.data, tokenizer)
+    loaded = [loader.load(source) for source in sources]
+    if loader.faults:
+        raise DataError(loader.faults)
+    return HeldOut(joined([one.rows for one in loaded if one is not None]), list(sources))
+
+
+def questions(found: HeldOut, tokenizer: PreTrainedTokenizerBase) -> list[Question]:
+    """Ask for the last answer of each row, given all that stands before it; in the order of the rows.
+
+    Raises DataError for rows that have no such answer.
+    """
+    encoder = Encoder(tokenizer)
+    asked: dict[str, Question] = {}
+    faults = []
+    for row, example in _examples(found):
+        question = _question(row, example, encoder)
+        if isinstance(question, Question):
+            asked[row.origin] = question
+        else:
+            faults.append(Fault(question, row.origin, "measure the loss of such rows only", "E3-NO-QUESTION"))
+    if faults:
+        raise DataError(faults)
+    return [asked[found.rows.place(number)] for number in range(len(found.rows))]
+
+
+def _examples(found: HeldOut) -> Iterator[tuple[Row, Example]]:
+    """Read again what was kept."""
+    kept = {found.rows.place(number) for number in range(len(found.rows))}
+    for source in found.sources:
+        _, examples = read_examples(source, ReadLog())
+        yield from ((row, example) for row, example in examples if row.origin in kept)
+
+
+def _question(row: Row, example: Example, encoder: Encoder) -> Question | str:
+    """Give the question, or why the row has none."""
+    if isinstance(example, Conversation):
+        *before, last = example.messages
+        if last.content is None:
+            return "the answer is a tool call and no text"
+        context = [message.for_template() for message in before]
+        prompt, reference = generation_prompt_ids(encoder.tokenizer, context, example.tools), last.content
+    elif not example.prompt:
+        return "running text asks for no answer"
+    else:
+        prompt, reference = [*encoder.begin, *encoder.ids(example.prompt)], example.completion
+    return Question(prompt, Gold(row.origin, reference, row.fields), len(encoder.ids(reference)))

@@ -1,0 +1,73 @@
+"""What is evaluated or talked to: a run, or a model; known by recipe and tokenizer before weights are loaded."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from lorafit.errors import RecipeError
+from lorafit.model.find import find_model, read_config
+from lorafit.model.load import load_tokenizer
+from lorafit.model.run import Loaded, load_model, load_run, read_recipe, result_folder
+from lorafit.recipe.adapters import Full
+from lorafit.recipe.schema import DataSpec, ModelSpec, Recipe, Source
+from lorafit.rundir.layout import RunFolder
+
+CONTEXT_KEYS = ("max_position_embeddings", "n_positions")
+DEFAULT_CONTEXT = 2048
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model that is there, whole, but not loaded yet."""
+
+    name: str
+    run: RunFolder | None
+    recipe: Recipe  # of a model that is no run: all defaults
+    tokenizer: PreTrainedTokenizerBase
+    context: int | None  # tokens that the model can attend to, where its config says
+    load: Callable[[], Loaded]
+
+    def require_base(self) -> None:
+        """Raise RecipeError when there is no adapter to take off."""
+        if self.run is None or isinstance(self.recipe.adapter, Full):
+            raise RecipeError(
+                f"{self.name} is no adapter on a base, so there is nothing to compare with",
+                where="--compare-base",
+                fix="evaluate the base by itself: lorafit eval MODEL --data PATH",
+                code="E2-NO-BASE",
+            )
+
+
+def find_target(name: str, data: Sequence[str] = ()) -> Target:
+    """Tell a run from a model. Raises ModelError when it is neither, unfinished or damaged."""
+    root = Path(name).expanduser()
+    run = RunFolder(root)
+    if not run.is_run():
+        folder = find_model(name)
+        context = _context(read_config(folder))
+        recipe = _model_recipe(name, context, data)
+        return Target(name, None, recipe, load_tokenizer(folder), context, lambda: load_model(name))
+    recipe = read_recipe(run)
+    result = result_folder(run, recipe)
+    full = isinstance(recipe.adapter, Full)
+    base = result if full else find_model(recipe.model.path, recipe.model.revision)
+    return Target(name, run, recipe, load_tokenizer(result), _context(read_config(base)), lambda: load_run(root))
+
+
+def _context(config: Mapping[str, object]) -> int | None:
+    """Find the length of the context; models of several parts keep it with their text part."""
+    text = config.get("text_config")
+    for part in (config, text if isinstance(text, dict) else {}):
+        for key in CONTEXT_KEYS:
+            if isinstance(length := part.get(key), int):
+                return length
+    return None
+
+
+def _model_recipe(name: str, context: int | None, data: Sequence[str]) -> Recipe:
+    """Stand in for the recipe that a model does not have; rows may be as long as the model takes."""
+    rows = [Source(path=path) for path in data or [name]]  # a recipe must name some; these are never trained on
+    spec = DataSpec(train=rows, max_length=context or DEFAULT_CONTEXT)
+    return Recipe(version=1, model=ModelSpec(path=name), data=spec)

@@ -1,0 +1,128 @@
+"""A merged model before it is written: where each tensor comes from, and what the whole must compute."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from lorafit.errors import ModelError
+from lorafit.export.fold import FoldedLinear, base_of, table_of, unpack
+from lorafit.export.probe import probe_rows
+from lorafit.export.shards import Weights
+from lorafit.export.verify import Expected, fold_and_expect
+from lorafit.model.find import read_config
+from lorafit.model.run import load_run
+from lorafit.recipe.quantization import Unquantized
+from lorafit.recipe.schema import Recipe
+
+DtypeName = Literal["float32", "bfloat16", "float16"]
+Replaced = dict[str, FoldedLinear | nn.Linear]
+
+
+@dataclass(frozen=True)
+class Merged:
+    """The tensors of a merged model, each made when it is asked for."""
+
+    stored: Weights
+    replaced: Replaced  # by the name that the layer's weight is stored under
+    trained_dtype: torch.dtype
+    dtype: torch.dtype
+    expected: Expected
+    tokenizer: PreTrainedTokenizerBase
+    parameters: int
+
+    @property
+    def dtype_name(self) -> str:
+        """The dtype as config.json and the command line spell it."""
+        return str(self.dtype).removeprefix("torch.")
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all weights."""
+        return self.parameters * self.dtype.itemsize
+
+    @property
+    def trained(self) -> set[str]:
+        """Name the tensors that hold what was learned: those with an adapter, or all after full fine-tuning."""
+        folded = {name for name, layer in self.replaced.items() if isinstance(layer, FoldedLinear)}
+        return folded or set(self.stored.files)
+
+    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Give every tensor, one at a time. ModelError for one that is not finite."""
+        for name, tensor in self.stored.read():
+            layer = self.replaced.get(name)
+            merged = self._as_trained(tensor) if layer is None else layer.weight.detach()
+            if merged.is_floating_point():
+                merged = merged.to(self.dtype)
+                _check_finite(name, merged)
+            yield name, merged.contiguous()
+
+    def _as_trained(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Round as loading for training did; the one cast of the merge comes on top of that."""
+        return tensor.to(self.trained_dtype) if tensor.is_floating_point() else tensor
+
+
+def assemble(root: Path, recipe: Recipe, base: Path, dtype_name: DtypeName | None) -> Merged:
+    """Load a run and fold it. ModelError when the base is stored quantised, or the fold is another function."""
+    if "quantization_config" in read_config(base):
+        raise ModelError(
+            "the base is stored quantised, and this version merges into 16- and 32-bit checkpoints only",
+            where=str(base),
+            fix="train on the original model with quantization.kind: nf4, which holds it as small",
+            code="E4-STORED-QUANTIZED",
+        )
+    loaded = load_run(root)
+    model: nn.Module = loaded.model
+    unpacked = unpack(model)
+    base_of(model).set_attn_implementation("eager")  # the one that every model has on the host
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    table = table_of(model)
+    dtype = _pick_dtype(recipe, table.weight.dtype, dtype_name)
+    rows = probe_rows(recipe, loaded.tokenizer, vocabulary=table.num_embeddings)
+    folded, expected = fold_and_expect(model, rows, dtype)
+    stored = Weights.of(base)
+    replaced = by_stored_name({**unpacked, **folded}, stored, base_of(model).base_model_prefix)
+    return Merged(stored, replaced, table.weight.dtype, dtype, expected, loaded.tokenizer, parameters)
+
+
+def _pick_dtype(recipe: Recipe, trained: torch.dtype, named: DtypeName | None) -> torch.dtype:
+    if named is not None:
+        chosen: torch.dtype = getattr(torch, named)
+        return chosen
+    return trained if isinstance(recipe.quantization, Unquantized) else torch.bfloat16
+
+
+def by_stored_name(layers: Mapping[str, FoldedLinear | nn.Linear], stored: Weights, prefix: str) -> Replaced:
+    """Find the stored tensor of each layer; files may leave out, or add, the prefix of the model's body.
+
+    ModelError when one is not found: its layer would be written as it was.
+    """
+    by_weight = {f"{name}.weight": layer for name, layer in layers.items()}
+    found = {}
+    for name in stored.files:
+        spellings = (name, f"{prefix}.{name}", name.removeprefix(f"{prefix}."))
+        match = next((spelling for spelling in spellings if spelling in by_weight), None)
+        if match is not None:
+            found[name] = by_weight.pop(match)
+    if by_weight:
+        raise ModelError(
+            f"the base stores {len(by_weight)} of {len(layers)} weights to replace under another name, "
+            f"{min(by_weight)} for one",
+            where=str(stored.folder),
+            fix="save the base with transformers' save_pretrained, and train on that",
+            code="E4-STORED-NAME",
+        )
+    return found
+
+
+def _check_finite(name: str, tensor: torch.Tensor) -> None:
+    if not tensor.isfinite().all():
+        raise ModelError(
+            f"{name} is not finite as {tensor.dtype}",
+            fix="merge with --dtype bfloat16 or float32, whose range is larger than float16's",
+            code="E4-NOT-FINITE",
+        )

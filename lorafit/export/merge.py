@@ -1,0 +1,157 @@
+"""Fold a run's adapter into its base, write the result as a model of its own, and prove it the same function."""
+
+import hashlib
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from lorafit.errors import ModelError, first_line
+from lorafit.export.assemble import DtypeName, Merged, assemble
+from lorafit.export.card import merged_card
+from lorafit.export.folder import being_written, check_out, clear_leftovers, write_companions
+from lorafit.export.shards import Weights, write_shards
+from lorafit.export.verify import Proof, check_reloaded
+from lorafit.model.find import find_model
+from lorafit.model.load import LOAD_ERRORS
+from lorafit.model.quiet import quiet_libraries
+from lorafit.model.run import read_recipe, result_folder
+from lorafit.model.stops import tokenizer_stops
+from lorafit.recipe.adapters import Full
+from lorafit.recipe.schema import Recipe
+from lorafit.rundir.layout import RunFolder
+from lorafit.rundir.lock import RunLock
+from lorafit.rundir.store import Store
+
+
+@dataclass(frozen=True)
+class MergeResult:
+    """What was written, and how far its logits are from those of base and adapter."""
+
+    out: str
+    tensors_merged: int
+    tensors_expected: int
+    dtype: str
+    max_logit_difference: float
+    rounding_loss: float | None  # share of the adapter's effect that the cast took; None after full fine-tuning
+    sha256: str  # of the weight files one after the other, as `cat *.safetensors | sha256sum` gives it
+
+    def as_json(self) -> dict[str, object]:
+        """Give the result to a program."""
+        return asdict(self)
+
+    def as_text(self) -> str:
+        """Give the result to a person."""
+        lost = "" if self.rounding_loss is None else f", {self.rounding_loss:.2%} of what the adapter does"
+        return (
+            f"wrote {self.out}: {self.dtype}, {self.tensors_merged} of {self.tensors_expected} "
+            "trained tensors in it\n"
+            f"read back and compared: logits differ by {self.max_logit_difference:.2g} at most{lost}\n"
+            f"next: lorafit generate {self.out}"
+        )
+
+
+def merge(run: Path, out: Path, dtype: DtypeName | None = None, force: bool = False) -> MergeResult:
+    """Write the run's model, adapter folded in, to the folder `out`; it appears there whole and verified.
+
+    Weights are folded in float32 and cast once, to `dtype` or what the run trained in (a quantised base:
+    bfloat16, dequantised as it was trained on). Raises RecipeError and SafetyRefusal for `out`, ModelError
+    when the adapter is damaged or the merged model is another function, StorageError.
+    """
+    quiet_libraries()
+    folder = RunFolder(run.expanduser())
+    with RunLock(folder, shared=True):
+        recipe = read_recipe(folder)
+        result = result_folder(folder, recipe)
+        base = _base_folder(recipe, result)
+        out = check_out(out, force=force, run=folder.root, sources=[base, result])
+        merged = assemble(folder.root, recipe, base, dtype)
+    return _write(merged, recipe, base, out)
+
+
+def _base_folder(recipe: Recipe, result: Path) -> Path:
+    """Give the folder whose tensors the merged model has: the base, or what full fine-tuning made of it."""
+    full = isinstance(recipe.adapter, Full)
+    return result if full else find_model(recipe.model.path, recipe.model.revision)
+
+
+def _write(merged: Merged, recipe: Recipe, base: Path, out: Path) -> MergeResult:
+    """Write, read back, compare, and only then give the folder its name."""
+    writing = Writing(merged, merged.trained, recipe, base)
+    facts = {"base": recipe.model.path, "adapter": recipe.adapter.kind, "dtype": merged.dtype_name}
+    store = Store()
+    clear_leftovers(out.parent, store)
+    commit = store.commit_folder(out, writing.fill, facts, replace=True, expected_bytes=merged.size_bytes)
+    weights = [out / file.name for file in commit.files if file.name.endswith(".safetensors")]
+    return MergeResult(
+        out=str(out),
+        tensors_merged=writing.tensors_merged,
+        tensors_expected=len(writing.trained),
+        dtype=merged.dtype_name,
+        max_logit_difference=writing.proof.max_logit_difference,
+        rounding_loss=writing.proof.rounding_loss,
+        sha256=_hash_together(weights),
+    )
+
+
+@dataclass
+class Writing:
+    """Fills a folder with a merged model, and keeps what the proof found."""
+
+    merged: Merged
+    trained: set[str]
+    recipe: Recipe
+    base: Path
+    tensors_merged: int = field(init=False)
+    proof: Proof = field(init=False)
+
+    def fill(self, folder: Path) -> None:
+        """Write every file and read the model back. ModelError when it is not the same function."""
+        with being_written(folder):
+            self._write(folder)
+            self.proof = check_reloaded(load_merged(folder), self.merged.expected)
+
+    def _write(self, folder: Path) -> None:
+        write_shards(folder, self.merged.tensors())
+        self.merged.replaced.clear()  # lets go of the base's weights before the merged ones are loaded
+        tokenizer, dtype = self.merged.tokenizer, self.merged.dtype_name
+        write_companions(folder, self.base, tokenizer, dtype, sorted(tokenizer_stops(tokenizer)))
+        (folder / "README.md").write_text(merged_card(self.recipe, dtype), encoding="utf-8")
+        written = Weights.of(folder).files.keys()
+        self.tensors_merged = len(self.trained & written)
+        if written != self.merged.stored.files.keys():
+            raise ModelError("the merged model holds other tensors than its base", code="E4-KEYS")
+
+
+def load_merged(folder: Path) -> PreTrainedModel:
+    """Load a merged model as anyone would. ModelError when it does not load, or a tensor has no place in it."""
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype="auto",
+            attn_implementation="eager",
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except LOAD_ERRORS as error:
+        raise ModelError(f"the merged model does not load: {first_line(error)}", code="E4-RELOAD") from None
+    model, found = loaded
+    lacking = [*sorted(found["missing_keys"]), *map(str, found["mismatched_keys"])]
+    if lacking:
+        what = f"the merged model lacks {len(lacking)} tensors, {lacking[0]} for one"
+        raise ModelError(what, code="E4-RELOAD")
+    assert isinstance(model, PreTrainedModel)
+    model.eval()
+    return model
+
+
+def _hash_together(paths: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        with path.open("rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,106 @@
+"""What would save memory, what else would fit: each answer is an estimate of its own, with one thing changed."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from lorafit.plan.memory import estimate
+from lorafit.plan.question import MemoryQuestion
+from lorafit.plan.targets import part_of
+from lorafit.recipe.adapters import Dora, Full, Lora
+from lorafit.recipe.quantization import Bits4, Nf4, Unquantized
+
+LEAST_SAVED_BYTES = 2**20
+LONGEST_ROW = 2**22  # no recipe asks for more tokens in a row
+ROW_STEP = 256
+
+
+@dataclass(frozen=True)
+class Advice:
+    """One change to the recipe, and the bytes by which it lowers the peak."""
+
+    change: str
+    saves_bytes: int
+
+
+def advise(question: MemoryQuestion) -> list[Advice]:
+    """List single changes that lower the peak, the largest saving first."""
+    peak = estimate(question).peak_bytes
+    advice = [Advice(change, peak - estimate(changed).peak_bytes) for change, changed in _changes(question)]
+    return sorted((a for a in advice if a.saves_bytes >= LEAST_SAVED_BYTES), key=lambda a: -a.saves_bytes)
+
+
+def longest_row(question: MemoryQuestion, capacity_bytes: int) -> int:
+    """Give the longest row, one per pass and in steps of 256 tokens, that fits; 0 when none does."""
+
+    def fits(steps: int) -> bool:
+        asked = replace(question, max_length=steps * ROW_STEP, micro_batch_size=1)
+        return estimate(asked).on_card_bytes <= capacity_bytes
+
+    low, high = 0, 1
+    while high * ROW_STEP < LONGEST_ROW and fits(high):
+        low, high = high, high * 2
+    while high - low > max(1, low // 64):  # to within 2 %
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low * ROW_STEP
+
+
+def most_rows(question: MemoryQuestion, capacity_bytes: int) -> int:
+    """Give the most rows per pass that fit at this row length; 0 when not even one does."""
+    low, high = 0, 1
+    while high < 2**16 and estimate(replace(question, micro_batch_size=high)).on_card_bytes <= capacity_bytes:
+        low, high = high, high * 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        if estimate(replace(question, micro_batch_size=middle)).on_card_bytes <= capacity_bytes:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def _changes(question: MemoryQuestion) -> Iterator[tuple[str, MemoryQuestion]]:
+    """Every change that may help, in the words of the recipe."""
+    yield from _pass_changes(question)
+    yield from _base_changes(question)
+    if not isinstance(question.adapter, Full):
+        yield from _adapter_changes(question, question.adapter)
+
+
+def _pass_changes(question: MemoryQuestion) -> Iterator[tuple[str, MemoryQuestion]]:
+    if not question.checkpointing:
+        yield "training.gradient_checkpointing: full", replace(question, checkpointing=True)
+    if question.micro_batch_size > 1:
+        change = replace(question, micro_batch_size=1, accumulation=True)
+        yield "training.micro_batch_size: 1 (the same result)", change
+    if question.max_length >= 512:
+        half = question.max_length // 2
+        yield f"data.max_length: {half}", replace(question, max_length=half)
+
+
+def _base_changes(question: MemoryQuestion) -> Iterator[tuple[str, MemoryQuestion]]:
+    quantization = question.quantization
+    if question.is_full:
+        yield "adapter.kind: lora", replace(question, adapter=Lora())
+    elif not isinstance(quantization, Bits4):
+        yield "quantization.kind: nf4", replace(question, quantization=Nf4())
+    elif not quantization.double_quant:
+        doubled = quantization.model_copy(update={"double_quant": True})
+        yield "quantization.double_quant: true", replace(question, quantization=doubled)
+    if question.dtype == "float32" and isinstance(quantization, Unquantized) and not question.is_full:
+        yield "model.dtype: bfloat16", replace(question, dtype="bfloat16")
+    if question.optimizer != "paged_adamw_8bit":
+        yield "training.optimizer: paged_adamw_8bit", replace(question, optimizer="paged_adamw_8bit")
+
+
+def _adapter_changes(question: MemoryQuestion, adapter: Lora | Dora) -> Iterator[tuple[str, MemoryQuestion]]:
+    parts = {part_of(linear.name) for linear in question.targets}
+    if "mlp" in parts and "attention" in parts:
+        narrower = adapter.model_copy(update={"target_modules": "attention"})
+        yield "adapter.target_modules: attention", replace(question, adapter=narrower)
+    if adapter.rank > 1:
+        half = adapter.model_copy(update={"rank": adapter.rank // 2})
+        yield f"adapter.rank: {adapter.rank // 2}", replace(question, adapter=half)
+    if isinstance(adapter, Dora):
+        plain = Lora.model_validate(adapter.model_dump(exclude={"kind"}))
+        yield "adapter.kind: lora", replace(question, adapter=plain)

@@ -1,0 +1,142 @@
+"""From a recipe, or a model's name, and the options of the command line to a question about memory."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from lorafit.errors import Fault, RecipeError
+from lorafit.plan.cards import Card
+from lorafit.plan.layers import ModelShape
+from lorafit.plan.memory import estimate, largest_micro_batch
+from lorafit.plan.question import BaseDtype, MemoryQuestion
+from lorafit.recipe.adapters import Adapter, Dora, Full, Lora, TargetModules
+from lorafit.recipe.adapters.low_rank import LowRank
+from lorafit.recipe.quantization import Nf4, Quantization, Unquantized
+from lorafit.recipe.schema import DataSpec, ModelSpec, Recipe, Source, TrainingSpec
+from lorafit.recipe.spec import Spec
+from lorafit.recipe.suggest import nearest
+
+BlockOfRecipe = TypeVar("BlockOfRecipe", bound=Spec)
+
+METHODS = ("lora", "qlora", "dora", "qdora", "full")
+_KEYWORDS: dict[str, TargetModules] = {"all-linear": "all-linear", "attention": "attention", "mlp": "mlp"}
+
+
+def default_recipe(model: str, method: str | None) -> Recipe:
+    """The recipe that a name alone stands for: one row a pass, every layer recomputed, on 4 bits a lean optimizer."""
+    lean = method is not None and method.startswith("q")
+    return Recipe(
+        version=1,
+        model=ModelSpec(path=model),
+        data=DataSpec(train=[Source(path="rows")]),
+        training=TrainingSpec(
+            micro_batch_size=1,
+            gradient_checkpointing="full",
+            optimizer="paged_adamw_8bit" if lean else "adamw",
+        ),
+    )
+
+
+def with_options(
+    recipe: Recipe,
+    *,
+    method: str | None,
+    rank: int | None,
+    target_modules: str | None,
+    max_length: int | None,
+    micro_batch_size: int | None,
+) -> Recipe:
+    """Put the options of the command line in place of the recipe's own settings. Raises RecipeError."""
+    adapter, quantization = _method(method, recipe.adapter, recipe.quantization)
+    changes: dict[str, object] = {}
+    if rank is not None:
+        changes["rank"] = rank
+    if target_modules is not None:
+        changes["target_modules"] = _targets(target_modules)
+    if changes and isinstance(adapter, Full):
+        raise RecipeError("full fine-tuning has no rank and no target modules", fix="leave them out", code="E2-USAGE")
+    sizes = {"micro_batch_size": micro_batch_size} if micro_batch_size is not None else {}
+    return recipe.model_copy(
+        update={
+            "adapter": _changed(adapter, changes),
+            "quantization": quantization,
+            "data": _changed(recipe.data, {} if max_length is None else {"max_length": max_length}),
+            "training": _changed(recipe.training, sizes),
+        }
+    )
+
+
+def _changed(block: BlockOfRecipe, changes: Mapping[str, object]) -> BlockOfRecipe:
+    """Put values into a block, under the same rules as in a recipe. Raises RecipeError."""
+    if not changes:
+        return block
+    try:
+        return type(block).model_validate({**block.model_dump(), **changes})
+    except ValidationError as error:
+        faults = [
+            Fault(each["msg"], f"--{each['loc'][0]}".replace("_", "-"), code="E2-USAGE") for each in error.errors()
+        ]
+        raise RecipeError(faults) from None
+
+
+def _method(method: str | None, adapter: Adapter, quantization: Quantization) -> tuple[Adapter, Quantization]:
+    """Change adapter and base to those of a method, keeping what both have in common."""
+    if method is None:
+        return adapter, quantization
+    if method not in METHODS:
+        near = nearest(method, METHODS)
+        ask = f"did you mean {near}? " if near else ""
+        raise RecipeError(
+            f"unknown method {method!r}", where="--method", fix=f"{ask}known: {', '.join(METHODS)}", code="E2-USAGE"
+        )
+    if method == "full":
+        return Full(), Unquantized()
+    shared = adapter.model_dump(exclude={"kind"}) if isinstance(adapter, LowRank) else {}
+    kind = Dora if method.endswith("dora") else Lora
+    if method.startswith("q"):
+        return kind.model_validate(shared), quantization if not isinstance(quantization, Unquantized) else Nf4()
+    return kind.model_validate(shared), Unquantized()
+
+
+def _targets(text: str) -> TargetModules:
+    """`all-linear`, `attention`, `mlp`, or names joined by commas."""
+    return _KEYWORDS.get(text) or [name.strip() for name in text.split(",") if name.strip()]
+
+
+def ask(recipe: Recipe, shape: ModelShape, gpus: int, card: Card | None) -> MemoryQuestion:
+    """Make the question, with every `auto` resolved: on a card to what fits, else to one row, recomputed."""
+    training = recipe.training
+    size = training.micro_batch_size
+    rows = 1 if size == "auto" else size
+    question = MemoryQuestion(
+        shape=shape,
+        adapter=recipe.adapter,
+        quantization=recipe.quantization,
+        optimizer=training.optimizer,
+        dtype=_dtype(recipe, card),
+        max_length=recipe.data.max_length,
+        micro_batch_size=rows,
+        checkpointing=training.gradient_checkpointing != "none",
+        accumulation=rows < -(-training.global_batch_size // gpus),
+        gpus=gpus,
+        explicit_attention=recipe.model.attention == "eager",
+    )
+    if card is None:
+        return question
+    if training.gradient_checkpointing == "auto":
+        kept = replace(question, checkpointing=False)
+        question = kept if estimate(kept).on_card_bytes <= card.capacity_bytes else question
+    if size == "auto":
+        most = largest_micro_batch(question, card.capacity_bytes, training.global_batch_size, gpus)
+        per_process = -(-training.global_batch_size // gpus)
+        question = replace(question, micro_batch_size=most, accumulation=most < per_process)
+    return question
+
+
+def _dtype(recipe: Recipe, card: Card | None) -> BaseDtype:
+    """Resolve `auto` as the run does: bfloat16 on a card that computes in it."""
+    if recipe.model.dtype != "auto":
+        return recipe.model.dtype
+    return "float32" if card is not None and not card.bfloat16 else "bfloat16"

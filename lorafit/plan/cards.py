@@ -1,0 +1,88 @@
+"""Cards by name or capacity, with the memory that a program can really use."""
+
+import csv
+import re
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+
+from lorafit.errors import RecipeError
+
+GIB = 2**30
+# a card sold with 24 GB offers a program about 23.5 GiB: firmware and driver keep the rest
+USABLE_SHARE = 0.98
+_CAPACITY = re.compile(r"(\d+(?:\.\d+)?)\s*(?:gb|gib|g)?")
+_SOLD_AS = re.compile(r"[-_\s]*(\d+)\s*gb$")
+_MAKERS = re.compile(r"\b(nvidia|amd|geforce|tesla|quadro|instinct)\b")
+
+
+@dataclass(frozen=True)
+class Card:
+    """A card, and the bytes that torch reports as its total."""
+
+    name: str
+    capacity_bytes: int
+    bfloat16: bool = True  # cards before Ampere do not compute in it
+
+
+@cache
+def cards() -> dict[str, Card]:
+    """Read the catalogue: usable memory as torch reports it on such a card."""
+    with Path(__file__).with_name("cards.csv").open(encoding="utf-8", newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    return {
+        row["name"]: Card(row["name"], int(float(row["usable_gib"]) * GIB), row["bfloat16"] == "yes") for row in rows
+    }
+
+
+def find_card(text: str) -> Card:
+    """Find a card by name (`rtx-4090`, `A100 80GB`) or bare capacity (`24GB`, `80`).
+
+    Raises:
+        RecipeError: neither; it tells the nearest names.
+    """
+    word = text.strip().lower()
+    bare = _CAPACITY.fullmatch(word)
+    if bare and 0 < float(bare[1]) < 10_000:
+        return Card(f"{bare[1]} GB card", int(float(bare[1]) * USABLE_SHARE * GIB))
+    by_plain = {_plain(name): card for name, card in cards().items()}
+    plain = _plain(_MAKERS.sub(" ", word))
+    # `4090` for rtx-4090; `h100-80gb` for h100; `a100` for the smaller of its kinds, so that a promise holds on both
+    found = by_plain.get(plain) or by_plain.get(f"rtx{plain}") or _sold_as(word, by_plain) or _smallest(plain)
+    if found is None:
+        raise _unknown(text, plain, by_plain)
+    return found
+
+
+def cards_that_hold(needed_bytes: int, count: int = 3) -> list[Card]:
+    """Name the smallest cards of the catalogue with so many usable bytes."""
+    holding = [card for card in cards().values() if card.bfloat16 and card.capacity_bytes >= needed_bytes]
+    return sorted(holding, key=lambda card: card.capacity_bytes)[:count]
+
+
+def _sold_as(word: str, by_plain: dict[str, Card]) -> Card | None:
+    """A name with its capacity written out, which must be true."""
+    size = _SOLD_AS.search(word)
+    card = by_plain.get(_plain(_MAKERS.sub(" ", word[: size.start()]))) if size else None
+    return card if card and size and 0.85 < card.capacity_bytes / (int(size[1]) * GIB) < 1.02 else None
+
+
+def _smallest(plain: str) -> Card | None:
+    kinds = [card for name, card in cards().items() if re.fullmatch(rf"{re.escape(plain)}\d+gb", _plain(name))]
+    return min(kinds, key=lambda card: card.capacity_bytes, default=None)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name)
+
+
+def _unknown(text: str, plain: str, known: dict[str, Card]) -> RecipeError:
+    near = [known[each].name for each in get_close_matches(plain, known, n=3, cutoff=0.5)]
+    ask = f"did you mean {' or '.join(near)}? " if near else ""
+    return RecipeError(
+        f"{text!r} is no card that lorafit knows",
+        where="--gpu",
+        fix=f"{ask}a capacity works too: --gpu 24GB",
+        code="E2-CARD",
+    )

@@ -1,0 +1,56 @@
+"""Where a model's shape comes from: a built-in, a folder, the hub's cache on this machine, or the catalogue."""
+
+import json
+import os
+from pathlib import Path
+
+from lorafit import assets
+from lorafit.errors import ModelError
+from lorafit.plan.shapes import NamedShape, shape_by_name, shape_from_config
+
+
+def find_shape(text: str, revision: str | None = None) -> NamedShape:
+    """Find the shape of `builtin:tiny`, a folder, a `config.json`, a hub id, a usual name or a size.
+
+    Nothing is downloaded. Raises ModelError when it is none of these, or its config.json cannot be read.
+    """
+    path = assets.folder(text) or Path(text).expanduser()
+    if path.is_dir():
+        return _from_file(path / "config.json", text)
+    if path.is_file():
+        return _from_file(path, text)
+    if text.startswith((".", "/", "~")):
+        raise ModelError(
+            f"no model folder at {text!r}",
+            where="model.path",
+            fix="give a folder that holds config.json, a hub id, or a size such as 8b",
+            code="E4-MODEL-PATH",
+        )
+    cached = _cached_config(text, revision)
+    return _from_file(cached, text) if cached else shape_by_name(text)
+
+
+def _from_file(path: Path, name: str) -> NamedShape:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"{path.parent} holds no config.json", fix="give a model folder", code="E4-CONFIG") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot be read: {error}", where=str(path), code="E4-CONFIG") from None
+    if not isinstance(config, dict):
+        raise ModelError("is no JSON object", where=str(path), code="E4-CONFIG")
+    return NamedShape(shape_from_config(config, str(path)), name, [])
+
+
+def _cached_config(hub_id: str, revision: str | None) -> Path | None:
+    """Find config.json of a hub id that was downloaded before, by the layout of the hub's cache."""
+    if hub_id.count("/") != 1:
+        return None
+    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+    hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
+    folder = hub / f"models--{hub_id.replace('/', '--')}"
+    wanted = revision or "main"
+    named = folder / "refs" / wanted
+    commit = named.read_text(encoding="utf-8").strip() if named.is_file() else wanted
+    config = folder / "snapshots" / commit / "config.json"
+    return config if config.is_file() else None

@@ -1,0 +1,178 @@
+"""The operations a layer is made of, as they lie on a tape: what each keeps, makes and needs meanwhile."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from lorafit.plan.layers import Linear, NormKind
+from lorafit.plan.tape import CONSTANT, Form, Tape, Tensor
+
+FLOAT32 = 4
+# up to so many tokens bitsandbytes may multiply by the packed weight itself, in its forward
+FUSED_4BIT_TOKENS = 1536
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a layer is trained, as far as its memory goes."""
+
+    compute_bytes: int  # of an activation in a product: 2 under autocast, else 4
+    packed: Literal["no", "4bit", "int8"] = "no"
+    full: bool = False  # the base weights themselves are trained, in float32
+    dora: bool = False
+    dropout: bool = False
+    explicit_attention: bool = False  # every score is written out: soft caps, sinks, `attention: eager`
+
+    @property
+    def autocast(self) -> bool:
+        """Products run in 16 bits though the trained weights have 32."""
+        return self.compute_bytes < FLOAT32
+
+
+class Operations:
+    """Norms, products and adapters, with the temporaries and lifetimes of torch, PEFT and bitsandbytes."""
+
+    def __init__(self, tape: Tape, setting: Setting, adapted: frozenset[str]) -> None:
+        self.tape, self.setting, self.adapted = tape, setting, adapted
+        self.size = setting.compute_bytes
+        self._pinned: dict[int, tuple[str, int]] = {}
+
+    def pinned_form(self) -> Form:
+        """Give what recomputation cannot drop: tensors kept outside autograd's sight."""
+        per_token: dict[str, int] = {}
+        for symbol, size in self._pinned.values():
+            per_token[symbol] = per_token.get(symbol, 0) + size
+        return Form(per_token)
+
+    # --- elementwise
+
+    def cast(self, x: Tensor, size: int) -> Tensor:
+        """Bring to so many bytes a value; x itself where it has them."""
+        return x if x.bytes_each == size else self.tape.record(x.symbol, size, [x])
+
+    def add(self, a: Tensor, b: Tensor) -> Tensor:
+        """A sum, which keeps nothing and hands its gradient on."""
+        return self.tape.record(a.symbol, max(a.bytes_each, b.bytes_each), [a, b], passes_on=True)
+
+    def norm(self, x: Tensor, kind: NormKind) -> Tensor:
+        """A norm: computed in float32, of which it keeps the copy."""
+        wide = self.cast(x, FLOAT32)
+        if kind == "layer":  # autocast runs it in float32 and leaves it there
+            return self.tape.record(x.symbol, FLOAT32, [wide], saved=[wide], scratch=[(x.symbol, FLOAT32)])
+        if kind == "centred":  # x less its mean, once for the variance and once for the product
+            wide = self.tape.record(x.symbol, FLOAT32, [wide], saved=[self.tape.temporary(x.symbol, FLOAT32)])
+        squared = self.tape.temporary(x.symbol, FLOAT32)
+        del squared
+        # the backward of x^2 builds three tensors of the same size
+        normal = self.tape.record(x.symbol, FLOAT32, [wide], saved=[wide], scratch=[(x.symbol, 3 * FLOAT32)])
+        del wide
+        if kind == "rms":
+            return self.weighted(self.cast(normal, x.bytes_each))
+        return self.cast(self.weighted(normal), x.bytes_each)
+
+    def weighted(self, x: Tensor) -> Tensor:
+        """Times the scale of a norm, which keeps x only where that scale is trained."""
+        trains = self.setting.full
+        return self.tape.record(x.symbol, x.bytes_each, [x], saved=[x] if trains else [], trains=trains)
+
+    def activation(self, x: Tensor, symbol: str, *, composed: bool = False) -> Tensor:
+        """An elementwise function, which keeps its input; `composed`: written out in several."""
+        if not composed:
+            return self.tape.record(symbol, x.bytes_each, [x], saved=[x])
+        # gelu_new is written out: under autocast its power is float32, and so is all that follows
+        wide = self.cast(x, FLOAT32)
+        tanh = self.tape.record(symbol, FLOAT32, [wide], saved=[wide], saves_output=True)
+        return self.product(self.scaled(tanh), self.scaled(x))
+
+    def product(self, a: Tensor, b: Tensor) -> Tensor:
+        """An elementwise product, which keeps both."""
+        return self.tape.record(a.symbol, max(a.bytes_each, b.bytes_each), [a, b], saved=[a, b])
+
+    # --- linears
+
+    def linear(self, x: Tensor, linear: Linear, symbol: str) -> Tensor:
+        """A linear layer with its adapter, if it has one; `symbol` names the width of its output."""
+        result = self.base(x, linear, symbol)
+        if linear.name not in self.adapted:
+            return result
+        if self.setting.packed == "4bit":  # PEFT clones it, in defence against views
+            result = self.tape.record(symbol, result.bytes_each, [result], passes_on=True)
+        converts = self.setting.packed == "no" or not self.setting.autocast
+        inner = self.cast(x, FLOAT32) if converts else x
+        if self.setting.dora:
+            result = self.add(result, self.dora_update(inner, result, linear, symbol))
+        else:
+            result = self.add(result, self.scaled(self.low_rank(inner, linear, symbol)))
+        return self.cast(result, self.size) if converts else result
+
+    def base(self, x: Tensor, linear: Linear, symbol: str) -> Tensor:
+        """The product with the base weight: frozen, it keeps no input."""
+        narrow = self.cast(x, self.size)
+        if self.setting.full:
+            return self.trained_product(narrow, symbol, linear.weights)
+        if self.setting.packed == "no":
+            return self.tape.record(symbol, self.size, [narrow])
+        unpacked = linear.weights * self.size
+        if self.setting.packed == "int8":  # keeps its input where checkpointing does not see it
+            self._pin(narrow)
+            quantised = self.tape.temporary(x.symbol, 1)
+            out = self.tape.record(symbol, self.size, [narrow], saved=[narrow], scratch=[(CONSTANT, unpacked)])
+            del quantised
+            return self.cast(out, x.bytes_each)
+        unpacked += linear.weights // 16  # with the scales of its blocks of 64, in float32
+        weight = self.tape.temporary(CONSTANT, unpacked if self.tape.tokens > FUSED_4BIT_TOKENS else 0)
+        out = self.tape.record(symbol, self.size, [narrow], scratch=[(CONSTANT, unpacked)])
+        del weight
+        return self.cast(out, x.bytes_each)
+
+    def _pin(self, x: Tensor) -> None:
+        if x.needs_grad:
+            self._pinned[x.edge] = (x.symbol, x.bytes_each)
+
+    def trained_product(self, x: Tensor, symbol: str, values: int) -> Tensor:
+        """A product with a trained weight: keeps its input, and autocast's copy of the weight."""
+        narrow = self.cast(x, self.size)
+        copy_bytes = values * self.size if self.setting.autocast else 0
+        copy = self.tape.temporary(CONSTANT, copy_bytes)
+        return self.tape.record(
+            symbol, self.size, [narrow], saved=[narrow, copy], scratch=[(CONSTANT, copy_bytes)], trains=True
+        )
+
+    def low_rank(self, x: Tensor, linear: Linear, symbol: str) -> Tensor:
+        """B A x."""
+        rank = self.tape.widths["rank"]
+        return self.trained_product(
+            self.trained_product(self.dropped(x), "rank", rank * linear.in_features),
+            symbol,
+            rank * linear.out_features,
+        )
+
+    def dropped(self, x: Tensor) -> Tensor:
+        """Dropout of the adapter's input, which keeps a mask of a byte a value."""
+        if not self.setting.dropout:
+            return x
+        mask = self.tape.temporary(x.symbol, 1)
+        return self.tape.record(x.symbol, x.bytes_each, [x], saved=[mask])
+
+    def scaled(self, x: Tensor) -> Tensor:
+        """Times a number, or any function whose backward needs nothing kept."""
+        return self.tape.record(x.symbol, x.bytes_each, [x])
+
+    def dora_update(self, x: Tensor, result: Tensor, linear: Linear, symbol: str) -> Tensor:
+        """(m / norm - 1) * base + (m / norm) * B A x: the norm is taken over a weight built on the spot.
+
+        PEFT gets B A by sending an identity matrix through the adapter; it, B A and the unpacked weight live on to
+        the end, their scaled sum only until its norm is known.
+        """
+        eye = self.tape.temporary(CONSTANT, linear.in_features**2 * self.size)
+        both = self.tape.temporary(CONSTANT, 2 * linear.weights * x.bytes_each)
+        summed = self.tape.temporary(CONSTANT, 2 * linear.weights * x.bytes_each)
+        del summed
+        update = self.low_rank(x, linear, symbol)
+        out = self.add(self.magnified(result), self.scaled(self.magnified(update)))
+        del eye, both
+        return out
+
+    def magnified(self, x: Tensor) -> Tensor:
+        """Times the trained float32 magnitude, whose gradient is a product of the same size summed up."""
+        scratch = [(x.symbol, FLOAT32)]
+        return self.tape.record(x.symbol, FLOAT32, [x], saved=[x], scratch=scratch, trains=True)

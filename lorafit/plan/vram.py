@@ -1,0 +1,173 @@
+"""The answer of `estimate-vram`: bytes by component, whether it fits a card, and what would help."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from lorafit.errors import RecipeError
+from lorafit.plan.advice import Advice, advise, longest_row, most_rows
+from lorafit.plan.ask import ask, default_recipe, with_options
+from lorafit.plan.cards import Card, find_card
+from lorafit.plan.find_shape import find_shape
+from lorafit.plan.memory import estimate
+from lorafit.plan.question import Estimate, MemoryQuestion
+from lorafit.plan.shapes import NamedShape
+from lorafit.recipe.schema import Recipe
+
+Verdict = Literal["fits", "tight", "does not fit"]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a step sits on a card; `headroom_bytes` is negative where it does not."""
+
+    card: Card
+    verdict: Verdict
+    headroom_bytes: int
+    most_rows: int  # per pass, at this row length
+    longest_row: int  # tokens, one row per pass
+
+    def as_json(self) -> dict[str, object]:
+        """Give the facts for a program. `tight` fits too, with `expandable_segments`."""
+        return {
+            "device": self.card.name,
+            "capacity_bytes": self.card.capacity_bytes,
+            "fits": self.verdict != "does not fit",
+            "headroom_bytes": self.headroom_bytes,
+            "verdict": self.verdict,
+            "largest_micro_batch_size": self.most_rows,
+            "longest_row_tokens": self.longest_row,
+        }
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What `estimate-vram` says."""
+
+    asked: str  # the model's name as it was given
+    model: NamedShape
+    question: MemoryQuestion
+    estimate: Estimate
+    fit: Fit | None
+    advice: list[Advice]
+    assumptions: list[str]
+
+    def as_json(self) -> dict[str, object]:
+        """Give the answer for a program; bytes are per GPU. Parts `in_peak` add up to `peak_bytes`."""
+        found = self.estimate
+        parts = [{"name": p.name, "bytes": p.bytes, "formula": p.formula, "in_peak": True} for p in found.components]
+        beyond = [{"name": n, "bytes": b, "formula": f, "in_peak": False} for n, b, f in self.beyond_the_peak()]
+        return {
+            "model": self.model.taken_as,
+            "method": self.question.method,
+            "gpus": self.question.gpus,
+            "peak_bytes": found.peak_bytes,
+            "low_bytes": found.low_bytes,
+            "high_bytes": found.high_bytes,
+            "peak_phase": found.peak_phase,
+            "components": parts + beyond,
+            "trainable_parameters": found.trainable_parameters,
+            "total_parameters": found.total_parameters,
+            "fits": self.fit.as_json() if self.fit else None,
+            "advice": [{"change": a.change, "saves_bytes": a.saves_bytes} for a in self.advice],
+            "reserved_bytes": found.reserved_bytes,
+            "context_bytes": found.context_bytes,
+            "phases": found.phases,
+            "assumptions": self.assumptions,
+            "alternatives": self.model.alternatives,
+        }
+
+    def as_text(self) -> str:
+        """Give the answer for a person."""
+        from lorafit.plan.vram_text import as_text
+
+        return as_text(self)
+
+    def beyond_the_peak(self) -> list[tuple[str, int, str]]:
+        """Name, bytes and reason of what is on the card beside the allocated tensors."""
+        found = self.estimate
+        rows = [
+            ("reserved by torch beyond the peak", found.reserved_bytes, "holes between tensors, about"),
+            ("CUDA context beyond the peak", found.context_bytes, "outside torch: 0.3 to 2 GiB by driver and kernels"),
+        ]
+        if found.paged_bytes:
+            evictable = "in managed memory: on the card while there is room, else on the host"
+            rows.append(("paged optimizer states beyond the peak", found.paged_bytes, evictable))
+        return rows
+
+
+def answer(
+    recipe: Recipe | None,
+    *,
+    model: str | None,
+    method: str | None,
+    rank: int | None,
+    target_modules: str | None,
+    max_length: int | None,
+    micro_batch_size: int | None,
+    gpus: int,
+    gpu: str | None,
+) -> Answer:
+    """Estimate for a recipe, or for a model's name; options take the place of the recipe's settings.
+
+    Raises:
+        RecipeError: no model, or an unknown method, card or target module.
+        ModelError: an unknown model, or a config.json that cannot be read.
+    """
+    if recipe is None and model is None:
+        raise RecipeError("no model to estimate", fix="give a recipe, or --model NAME", code="E2-USAGE")
+    card = find_card(gpu) if gpu else None
+    base = recipe if recipe is not None else default_recipe(str(model), method)
+    asked = with_options(
+        base,
+        method=method,
+        rank=rank,
+        target_modules=target_modules,
+        max_length=max_length,
+        micro_batch_size=micro_batch_size,
+    )
+    name = model or base.model.path
+    found = find_shape(name, None if model else base.model.revision)
+    question = ask(asked, found.shape, gpus, card)
+    result = estimate(question)
+    return Answer(
+        asked=name,
+        model=found,
+        question=question,
+        estimate=result,
+        fit=_fit(question, result, card) if card else None,
+        advice=advise(question),
+        assumptions=_assumptions(asked, question, card),
+    )
+
+
+def _fit(question: MemoryQuestion, result: Estimate, card: Card) -> Fit:
+    """Tight: the tensors fit, the holes that torch leaves between them may not."""
+    needed = result.peak_bytes + result.context_bytes
+    verdict: Verdict = "does not fit"
+    if needed <= card.capacity_bytes:
+        verdict = "fits" if result.on_card_bytes <= card.capacity_bytes else "tight"
+    return Fit(
+        card=card,
+        verdict=verdict,
+        headroom_bytes=card.capacity_bytes - needed,
+        most_rows=most_rows(question, card.capacity_bytes),
+        longest_row=longest_row(question, card.capacity_bytes),
+    )
+
+
+def _assumptions(recipe: Recipe, question: MemoryQuestion, card: Card | None) -> list[str]:
+    """What the answer takes for granted."""
+    length = question.max_length
+    said = [f"every row is full ({length:,} tokens) and the loss counts every token, the most a step can hold"]
+    if recipe.model.dtype == "auto":
+        reason = "a card that computes in it" if card is None or card.bfloat16 else f"{card.name} has no bfloat16"
+        said.append(f"base weights in {question.dtype}: {reason}")
+    if recipe.training.gradient_checkpointing == "auto":
+        choice = "recomputes every layer" if question.checkpointing else "keeps activations, since they fit"
+        said.append(f"gradient_checkpointing auto {choice}")
+    if recipe.training.micro_batch_size == "auto":
+        because = "the most that fit" if card else "name a card with --gpu for the most that fit"
+        said.append(f"micro_batch_size auto is {question.micro_batch_size}: {because}")
+    if question.gpus > 1:
+        said.append(f"each of {question.gpus} GPUs holds the whole model; gradients are added up between them")
+    return [*said, *question.shape.notes]

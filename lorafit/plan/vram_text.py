@@ -1,0 +1,113 @@
+"""The answer of `estimate-vram` as plain text."""
+
+from typing import TYPE_CHECKING
+
+from lorafit.plan.cards import cards_that_hold
+from lorafit.recipe.adapters import Full
+from lorafit.recipe.quantization import Bits4, Unquantized
+
+if TYPE_CHECKING:
+    from lorafit.plan.question import Estimate, MemoryQuestion
+    from lorafit.plan.vram import Answer, Fit
+
+MIB, GIB = 2**20, 2**30
+MOST_ADVICE = 6
+MOST_ALTERNATIVES = 8
+
+
+def as_text(answer: "Answer") -> str:
+    """Lay out what was asked, the sum by component, the verdict, and what would help."""
+    blocks = [_header(answer), _table(answer)]
+    if answer.fit:
+        blocks.append(_verdict(answer.fit, answer.estimate))
+    if answer.advice:
+        blocks.append(_advice(answer))
+    blocks.append("\n".join(f"Assumed: {line}" for line in answer.assumptions))
+    return "\n\n".join(blocks)
+
+
+class _Unit:
+    """GiB, or MiB where the whole sum is small."""
+
+    def __init__(self, largest_bytes: int) -> None:
+        self.name, self.size = ("GiB", GIB) if largest_bytes >= GIB else ("MiB", MIB)
+
+    def of(self, count: int) -> str:
+        return f"{count / self.size:.2f}"
+
+
+def _gib(count: int) -> str:
+    return f"{count / GIB:.2f}"
+
+
+def _header(answer: "Answer") -> str:
+    found, shape = answer.estimate, answer.model.shape
+    share = 100 * found.trainable_parameters / found.total_parameters
+    taken = "" if answer.asked == answer.model.taken_as else f", taken as {answer.model.taken_as}"
+    lines = [
+        f"{answer.asked}{taken} ({shape.model_type}): {found.total_parameters:,} parameters, "
+        f"{found.trainable_parameters:,} trained ({share:.3g} %)",
+        _setting(answer.question),
+    ]
+    if answer.model.alternatives:
+        listed = answer.model.alternatives[:MOST_ALTERNATIVES]
+        more = ", ..." if len(answer.model.alternatives) > len(listed) else ""
+        lines.append(f"The name also fits {', '.join(listed)}{more}")
+    return "\n".join(lines)
+
+
+def _setting(question: "MemoryQuestion") -> str:
+    quantization = question.quantization
+    base: str = question.dtype if isinstance(quantization, Unquantized) else quantization.kind
+    if isinstance(quantization, Bits4) and quantization.double_quant:
+        base += " doubly quantised"
+    adapter = "all weights, in float32"
+    if not isinstance(question.adapter, Full):
+        targets = question.adapter.target_modules
+        where = targets if isinstance(targets, str) else f"{len(question.targets)} layers"
+        adapter = f"rank {question.rank} on {where}, base in {base}"
+    rows = "1 row" if question.micro_batch_size == 1 else f"{question.micro_batch_size} rows"
+    recompute = "every layer recomputed" if question.checkpointing else "activations kept"
+    cards = "" if question.gpus == 1 else f", on each of {question.gpus} GPUs"
+    return (
+        f"{question.method}: {adapter}; {rows} of {question.max_length:,} tokens a pass, {recompute}, "
+        f"{question.optimizer}{cards}"
+    )
+
+
+def _table(answer: "Answer") -> str:
+    found, unit = answer.estimate, _Unit(answer.estimate.peak_bytes)
+    rows = [(part.bytes, part.name, part.formula) for part in found.components]
+    band = f"{unit.of(found.low_bytes)} to {unit.of(found.high_bytes)}"
+    rows.append((found.peak_bytes, f"PEAK, allocated by torch: {found.peak_phase}", band))
+    rows += [(count, name, reason) for name, count, reason in answer.beyond_the_peak()]
+    rows.append((found.on_card_bytes, "ON THE CARD, as nvidia-smi shows it", "peak + reserved + context"))
+    width = max(len(name) for _, name, _ in rows)
+    lines = [f"{unit.name:>8}  {'component':<{width}}  how"]
+    lines += [f"{unit.of(count):>8}  {name:<{width}}  {how}" for count, name, how in rows]
+    return "\n".join(lines)
+
+
+def _verdict(fit: "Fit", estimate: "Estimate") -> str:
+    card = f"{fit.card.name} ({_gib(fit.card.capacity_bytes)} GiB usable)"
+    if fit.verdict == "does not fit":
+        first = f"DOES NOT FIT {card}: {_gib(-fit.headroom_bytes)} GiB too much"
+    elif fit.verdict == "tight":
+        first = f"TIGHT on {card}: the tensors fit, set PYTORCH_ALLOC_CONF=expandable_segments:True against holes"
+    else:
+        first = f"FITS {card}: {_gib(fit.headroom_bytes)} GiB to spare"
+    if not fit.longest_row:
+        return f"{first}\nNo row is short enough. {_other_cards(estimate)}"
+    most = f"Most rows a pass at this length: {fit.most_rows:,}; longest row, one a pass: {fit.longest_row:,} tokens"
+    return f"{first}\n{most}" + (f"\n{_other_cards(estimate)}" if fit.verdict == "does not fit" else "")
+
+
+def _other_cards(estimate: "Estimate") -> str:
+    names = [card.name for card in cards_that_hold(estimate.on_card_bytes)]
+    return f"Cards that would hold it: {', '.join(names)}" if names else "No card of the catalogue holds it"
+
+
+def _advice(answer: "Answer") -> str:
+    unit = _Unit(answer.estimate.peak_bytes)
+    lines = [f"{unit.of(each.saves_bytes):>8}  {each.change}" for each in answer.advice[:MOST_ADVICE]]
+    return "\n".join([f"What would lower the peak, each change alone, in {unit.name}:", *lines])
