@@ -86,13 +86,21 @@ def evaluate(
     data: Annotated[list[str] | None, typer.Option(metavar="PATH", help="Rows; by default the run's own.")] = None,
     metric: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Metric; may be repeated.")] = None,
     compare_base: Annotated[bool, typer.Option("--compare-base", help="Measure the base model too.")] = False,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer; by default it is chosen.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure a run or a model on held-out rows."""
     quiet_libraries()
     from lorafit.evaluate.run import evaluate as run_evaluation
 
-    result = run_evaluation(target, data=data or [], metrics=metric or [], compare_base=compare_base, say=say)
+    result = run_evaluation(
+        target,
+        data=data or [],
+        metrics=metric or [],
+        compare_base=compare_base,
+        max_new_tokens=max_new_tokens,
+        say=say,
+    )
     say(result.as_text())
     if as_json:
         emit(result.as_json())

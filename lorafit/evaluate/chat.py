@@ -11,9 +11,9 @@ from lorafit.data.faults import ReadLog
 from lorafit.data.rows import read_examples
 from lorafit.data.tokens import Encoder
 from lorafit.errors import DataError
-from lorafit.evaluate.generation import Answer, base_of, generate_answers
+from lorafit.evaluate.generation import Answer, generate_answers
 from lorafit.evaluate.target import Target, find_target
-from lorafit.model.quiet import quiet_libraries
+from lorafit.model.adapt import base_of
 from lorafit.model.run import Loaded
 from lorafit.model.stops import stop_tokens
 from lorafit.recipe.formats import PlainText
@@ -94,7 +94,6 @@ def converse(target: str, prompt: str | None, *, max_new_tokens: int, speak: boo
 
     With `speak` answers go to standard output as they are made. Gives what was said.
     """
-    quiet_libraries()
     found = find_target(target)
     if found.run is None:
         return _converse(Speaker(found, max_new_tokens, speak), prompt)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from peft import PeftModel
-from torch import nn
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.generation import BaseStreamer
+
+from lorafit.model.adapt import base_of
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,6 @@ def _plain_generation(model: PreTrainedModel) -> Iterator[None]:
         for holder, config in zip(holders, saved, strict=True):
             holder.generation_config = config
         model.train(was_training)
-
-
-def base_of(model: nn.Module) -> PreTrainedModel:
-    """Give the model under an adapter, or the model itself."""
-    return cast("PreTrainedModel", model.get_base_model() if isinstance(model, PeftModel) else model)
 
 
 @torch.inference_mode()

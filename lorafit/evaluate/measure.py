@@ -9,10 +9,11 @@ import torch
 from lorafit.data.batch import FlatBatch
 from lorafit.data.token_rows import TokenRows
 from lorafit.errors import DataError, OutOfMemory, first_line
-from lorafit.evaluate.generation import Answer, base_of, generate_answers
+from lorafit.evaluate.generation import Answer, generate_answers
 from lorafit.evaluate.loss import LossSum, evaluate_loss, row_batches, target_bytes
 from lorafit.evaluate.metrics import ANSWER_METRICS, LOSS_METRICS, bits_per_byte, mean_loss, perplexity
 from lorafit.evaluate.questions import Question
+from lorafit.model.adapt import base_of
 from lorafit.model.batch import to_device
 from lorafit.model.documents import use_flat_rows
 from lorafit.model.loss import summed_loss

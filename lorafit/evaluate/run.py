@@ -13,7 +13,6 @@ from lorafit.evaluate.measure import Scores, Work, answer_limit, measure
 from lorafit.evaluate.metrics import LOSS_METRICS, check_names, check_references
 from lorafit.evaluate.questions import held_out, questions
 from lorafit.evaluate.target import Target, find_target
-from lorafit.model.quiet import quiet_libraries
 from lorafit.rundir.layout import RunFolder
 from lorafit.rundir.lock import RunLock
 from lorafit.rundir.store import Store
@@ -66,7 +65,6 @@ def evaluate(
     result in its reports. Raises RecipeError, DataError, ModelError, NumericalError, OutOfMemory.
     """
     tell = say or _silent
-    quiet_libraries()
     check_names(metrics)
     found = find_target(target, data)
     if compare_base:

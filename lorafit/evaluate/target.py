@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from lorafit.errors import RecipeError
 from lorafit.model.find import find_model, read_config
 from lorafit.model.load import load_tokenizer
-from lorafit.model.run import Loaded, load_model, load_run, read_recipe, result_folder
+from lorafit.model.run import Loaded, base_folder, load_model, load_run, read_recipe, result_folder
 from lorafit.recipe.adapters import Full
 from lorafit.recipe.schema import DataSpec, ModelSpec, Recipe, Source
 from lorafit.rundir.layout import RunFolder
@@ -52,7 +52,7 @@ def find_target(name: str, data: Sequence[str] = ()) -> Target:
     recipe = read_recipe(run)
     result = result_folder(run, recipe)
     full = isinstance(recipe.adapter, Full)
-    base = result if full else find_model(recipe.model.path, recipe.model.revision)
+    base = result if full else base_folder(run, recipe)
     return Target(name, run, recipe, load_tokenizer(result), _context(read_config(base)), lambda: load_run(root))
 
 

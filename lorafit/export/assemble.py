@@ -10,10 +10,11 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from lorafit.errors import ModelError
-from lorafit.export.fold import FoldedLinear, base_of, table_of, unpack
+from lorafit.export.fold import FoldedLinear, table_of, unpack
 from lorafit.export.probe import probe_rows
 from lorafit.export.shards import Weights
 from lorafit.export.verify import Expected, fold_and_expect
+from lorafit.model.adapt import base_of
 from lorafit.model.find import read_config
 from lorafit.model.run import load_run
 from lorafit.recipe.quantization import Unquantized

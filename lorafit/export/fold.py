@@ -4,13 +4,12 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
-from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import nn
 from torch.nn.functional import linear
-from transformers import PreTrainedModel
 
 from lorafit.errors import ModelError
+from lorafit.model.adapt import base_of
 
 ADAPTER = "default"
 
@@ -53,13 +52,6 @@ class FoldedLinear(nn.Module):
         if self.magnitude is not None:
             folded *= (self.magnitude.float() / folded.norm(dim=1))[:, None]
         return folded.to(self.dtype)
-
-
-def base_of(model: nn.Module) -> PreTrainedModel:
-    """Give the model under an adapter, or the model itself."""
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
-    assert isinstance(base, PreTrainedModel)
-    return base
 
 
 def table_of(model: nn.Module) -> nn.Embedding:

@@ -13,10 +13,8 @@ from lorafit.export.card import merged_card
 from lorafit.export.folder import being_written, check_out, clear_leftovers, write_companions
 from lorafit.export.shards import Weights, write_shards
 from lorafit.export.verify import Proof, check_reloaded
-from lorafit.model.find import find_model
 from lorafit.model.load import LOAD_ERRORS
-from lorafit.model.quiet import quiet_libraries
-from lorafit.model.run import read_recipe, result_folder
+from lorafit.model.run import base_folder, read_recipe, result_folder
 from lorafit.model.stops import tokenizer_stops
 from lorafit.recipe.adapters import Full
 from lorafit.recipe.schema import Recipe
@@ -59,21 +57,15 @@ def merge(run: Path, out: Path, dtype: DtypeName | None = None, force: bool = Fa
     bfloat16, dequantised as it was trained on). Raises RecipeError and SafetyRefusal for `out`, ModelError
     when the adapter is damaged or the merged model is another function, StorageError.
     """
-    quiet_libraries()
     folder = RunFolder(run.expanduser())
     with RunLock(folder, shared=True):
         recipe = read_recipe(folder)
         result = result_folder(folder, recipe)
-        base = _base_folder(recipe, result)
+        # the folder whose tensors the merged model has: the base, or what full fine-tuning made of it
+        base = result if isinstance(recipe.adapter, Full) else base_folder(folder, recipe)
         out = check_out(out, force=force, run=folder.root, sources=[base, result])
         merged = assemble(folder.root, recipe, base, dtype)
     return _write(merged, recipe, base, out)
-
-
-def _base_folder(recipe: Recipe, result: Path) -> Path:
-    """Give the folder whose tensors the merged model has: the base, or what full fine-tuning made of it."""
-    full = isinstance(recipe.adapter, Full)
-    return result if full else find_model(recipe.model.path, recipe.model.revision)
 
 
 def _write(merged: Merged, recipe: Recipe, base: Path, out: Path) -> MergeResult:

@@ -46,6 +46,11 @@ def _numel(parameter: nn.Parameter) -> int:
     return parameter.numel() if state is None else int(torch.Size(state.shape).numel())
 
 
+def base_of(model: nn.Module) -> PreTrainedModel:
+    """Give the model under an adapter, or the model itself."""
+    return cast("PreTrainedModel", model.get_base_model() if isinstance(model, PeftModel) else model)
+
+
 def linear_names(model: PreTrainedModel) -> list[str]:
     """Name every linear layer but the output head, in module order."""
     head = model.get_output_embeddings()
@@ -66,7 +71,9 @@ def attach(model: PreTrainedModel, adapter: Adapter, base_name: str, seed: int) 
     names = linear_names(model)
     targets = match_targets(adapter.target_modules, names)
     torch.manual_seed(seed)  # A is drawn at random, B is zero
-    adapted = cast("PeftModel", get_peft_model(model, adapter.build(shortest_names(targets, names))))
+    transposed = any(isinstance(model.get_submodule(name), Conv1D) for name in targets)
+    config = adapter.build(shortest_names(targets, names), fan_in_fan_out=transposed)
+    adapted = cast("PeftModel", get_peft_model(model, config))
     adapted.peft_config["default"].base_model_name_or_path = base_name  # not the folder it was found in
     if adapter.init_from is not None:
         _continue_from(adapted, Path(adapter.init_from).expanduser())

@@ -62,6 +62,8 @@ def load_tokenizer(folder: Path, template: Path | None = None) -> PreTrainedToke
                 f"cannot read the template: {error}", where="data.chat_template", code="E4-TEMPLATE"
             ) from None
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    for argument in ("local_files_only", "is_local"):  # of this call, which transformers would save with it
+        tokenizer.init_kwargs.pop(argument, None)
     return tokenizer
 
 

@@ -15,6 +15,7 @@ from lorafit.recipe.quantization import Unquantized
 from lorafit.recipe.resolved import recipe_from_resolved
 from lorafit.recipe.schema import ModelSpec, Recipe
 from lorafit.rundir.layout import RunFolder
+from lorafit.rundir.manifest import read_manifest
 from lorafit.rundir.store import verify_folder
 
 
@@ -48,11 +49,25 @@ def result_folder(run: RunFolder, recipe: Recipe) -> Path:
     return folder
 
 
+def base_folder(run: RunFolder, recipe: Recipe) -> Path:
+    """Find the base: where training found it (a relative path may mean another place now), else by its name."""
+    found = Path(str(_where_trained(run).get("folder", "")))
+    return found if found.is_absolute() and found.is_dir() else find_model(recipe.model.path, recipe.model.revision)
+
+
+def _where_trained(run: RunFolder) -> dict[str, object]:
+    """Give what the run notes of its machine; nothing before it began to train."""
+    device: dict[str, object] = read_manifest(run)["device"] if run.manifest.exists() else {}
+    return device
+
+
 def read_recipe(run: RunFolder) -> Recipe:
-    """Read the recipe that a run was made by, every default filled in. ModelError when it is no run."""
+    """Read the recipe that a run was made by, with the dtype it trained in. ModelError when it is no run."""
     if not run.is_run():
         raise ModelError(f"{run.root} is no run folder", fix="give the folder that `train` wrote", code="E4-NO-RUN")
-    return recipe_from_resolved(run.resolved_recipe.read_text(encoding="utf-8"))
+    recipe = recipe_from_resolved(run.resolved_recipe.read_text(encoding="utf-8"))
+    resolved = {"dtype": _where_trained(run).get("dtype", recipe.model.dtype)}  # `auto` is another on another machine
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update=resolved)})
 
 
 def load_run(root: Path) -> Loaded:
@@ -65,7 +80,7 @@ def load_run(root: Path) -> Loaded:
     if isinstance(recipe.adapter, Full):
         base = load_base(recipe.model, recipe.quantization, device, result)
         return Loaded(base.model, tokenizer, device, result, recipe)
-    folder = find_model(recipe.model.path, recipe.model.revision)
+    folder = base_folder(run, recipe)
     base = load_base(recipe.model, recipe.quantization, device, folder)
     return Loaded(load_adapter(base.model, result), tokenizer, device, folder, recipe)
 

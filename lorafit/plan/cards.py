@@ -12,6 +12,7 @@ from lorafit.errors import RecipeError
 GIB = 2**30
 # a card sold with 24 GB offers a program about 23.5 GiB: firmware and driver keep the rest
 USABLE_SHARE = 0.98
+LARGEST_GB = 1024
 _CAPACITY = re.compile(r"(\d+(?:\.\d+)?)\s*(?:gb|gib|g)?")
 _SOLD_AS = re.compile(r"[-_\s]*(\d+)\s*gb$")
 _MAKERS = re.compile(r"\b(nvidia|amd|geforce|tesla|quadro|instinct)\b")
@@ -43,16 +44,21 @@ def find_card(text: str) -> Card:
         RecipeError: neither; it tells the nearest names.
     """
     word = text.strip().lower()
-    bare = _CAPACITY.fullmatch(word)
-    if bare and 0 < float(bare[1]) < 10_000:
-        return Card(f"{bare[1]} GB card", int(float(bare[1]) * USABLE_SHARE * GIB))
     by_plain = {_plain(name): card for name, card in cards().items()}
     plain = _plain(_MAKERS.sub(" ", word))
     # `4090` for rtx-4090; `h100-80gb` for h100; `a100` for the smaller of its kinds, so that a promise holds on both
     found = by_plain.get(plain) or by_plain.get(f"rtx{plain}") or _sold_as(word, by_plain) or _smallest(plain)
+    found = found or _by_capacity(word)
     if found is None:
         raise _unknown(text, plain, by_plain)
     return found
+
+
+def _by_capacity(word: str) -> Card | None:
+    size = _CAPACITY.fullmatch(word)
+    if size is None or not 1 <= float(size[1]) <= LARGEST_GB:
+        return None
+    return Card(f"{size[1]} GB card", int(float(size[1]) * USABLE_SHARE * GIB))
 
 
 def cards_that_hold(needed_bytes: int, count: int = 3) -> list[Card]:

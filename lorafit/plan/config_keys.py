@@ -14,15 +14,15 @@ class ConfigKeys:
         self._config, self._name = config, name
         self._faults: dict[str, Fault] = {}
 
-    def integer(self, *names: str, default: int | None = None, least: int = 1) -> int:
+    def integer(self, *names: str, default: int | None = None, least: int = 1, most: int = LARGEST) -> int:
         """Take the first key that is there; null counts as absent."""
         found = next((name for name in names if self._config.get(name) is not None), None)
         if found is None and default is not None:
             return default
         value = self._config[found] if found else None
-        if isinstance(value, int) and not isinstance(value, bool) and least <= value <= LARGEST:
+        if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
             return value
-        self._fault(found or names[0], f"a whole number from {least} up", value)
+        self._fault(found or names[0], f"a whole number from {least} to {most:,}", value)
         return max(least, 1)
 
     def optional(self, name: str) -> int | None:

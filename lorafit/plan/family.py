@@ -53,6 +53,9 @@ def linear_attention(keys: ConfigKeys, count: int) -> list[bool]:
     return [(index + 1) % interval != 0 for index in range(count)]
 
 
+MOST_LAYERS = 10_000  # ten times the deepest model there is: more is a broken file
+
+
 @dataclass(frozen=True)
 class Family:
     """What transformers builds for one `model_type`."""
@@ -95,7 +98,7 @@ class Family:
 
     def layers(self, keys: ConfigKeys) -> tuple[Layer, ...]:
         """Lay out all layers; equal ones are one object."""
-        count = keys.integer("num_hidden_layers", "n_layer")
+        count = keys.integer("num_hidden_layers", "n_layer", most=MOST_LAYERS)
         sparse, other = self.sparse_layers(keys, count), self.other_attention_layers(keys, count)
         for key, kinds in (("mlp_layer_types", sparse), ("layer_types", other)):
             if len(kinds) != count:

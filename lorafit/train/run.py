@@ -65,7 +65,14 @@ def _manifest(recipe: Recipe, base: Base, data: PreparedData, ranks: Ranks) -> M
         seed=recipe.seed,
         model=identify(base.folder),
         data={"fingerprint": data.fingerprint, "report": data.report.as_json()},
-        device={"kind": ranks.device.type, "card": card, "processes": ranks.count, "cuda": torch.version.cuda},
+        device={
+            "kind": ranks.device.type,
+            "card": card,
+            "processes": ranks.count,
+            "cuda": torch.version.cuda,
+            "dtype": str(base.dtype).removeprefix("torch."),
+            "folder": str(base.folder.resolve()),
+        },
     )
 
 

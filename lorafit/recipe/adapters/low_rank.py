@@ -15,9 +15,7 @@ if TYPE_CHECKING:
 class RegexTargets(Spec):
     """Modules whose full dotted name matches a regular expression."""
 
-    regex: str = Field(
-        min_length=1, max_length=500, description="Python regular expression, matched in full."
-    )
+    regex: str = Field(min_length=1, max_length=500, description="Python regular expression, matched in full.")
 
 
 ModuleNames = Annotated[list[Annotated[str, Field(min_length=1, max_length=200)]], Field(min_length=1)]
@@ -34,9 +32,7 @@ class LowRank(Spec):
         le=1e6,
         description="Scale of the update: alpha / rank, or alpha / sqrt(rank) with rslora.",
     )
-    dropout: float = Field(
-        default=0.0, ge=0, lt=1, description="Share of the adapter's input zeroed in training."
-    )
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="Share of the adapter's input zeroed in training.")
     target_modules: TargetModules = Field(
         default="all-linear",
         description=(

@@ -28,9 +28,7 @@ class Bits4(Spec):
 
     def bytes_per_weight(self) -> float:
         """Half a byte and this weight's share of the scales."""
-        scales = (
-            1 / BLOCK_VALUES + 4 / (BLOCK_VALUES * BLOCK_SCALES) if self.double_quant else 4 / BLOCK_VALUES
-        )
+        scales = 1 / BLOCK_VALUES + 4 / (BLOCK_VALUES * BLOCK_SCALES) if self.double_quant else 4 / BLOCK_VALUES
         return 0.5 + scales
 
     def build(self, compute_dtype: "torch.dtype") -> "BitsAndBytesConfig":
