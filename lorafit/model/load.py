@@ -1,10 +1,14 @@
 """Load a tokenizer, a base model with its quantisation, or a finished run, ready to train or to answer."""
 
 import warnings
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from lorafit.errors import MachineError, ModelError, first_line
@@ -12,7 +16,8 @@ from lorafit.model.find import find_model, read_config, refuse_code
 from lorafit.recipe.quantization import Bits4, Quantization, Unquantized
 from lorafit.recipe.schema import Dtype, ModelSpec
 
-LOAD_ERRORS = (OSError, ValueError, KeyError, RuntimeError, TypeError)
+# what transformers lets through when a folder's files are damaged
+LOAD_ERRORS = (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError, StrictDataclassError)
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,7 @@ def load_base(spec: ModelSpec, quantization: Quantization, device: torch.device,
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # transformers repeats what we say ourselves
-            model = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype=dtype,
                 device_map={"": device},
@@ -89,6 +94,7 @@ def load_base(spec: ModelSpec, quantization: Quantization, device: torch.device,
                 use_safetensors=True,
                 local_files_only=True,
                 trust_remote_code=False,
+                output_loading_info=True,
             )
     except ImportError as error:
         raise MachineError(first_line(error), where="model", code="E5-LIBRARY") from None
@@ -96,10 +102,24 @@ def load_base(spec: ModelSpec, quantization: Quantization, device: torch.device,
         raise  # the training loop says what would fit
     except LOAD_ERRORS as error:
         raise ModelError(f"cannot load the model: {first_line(error)}", where=str(folder), code="E4-LOAD") from None
+    model, found = loaded
+    _refuse_gaps(found, folder)
     if isinstance(quantization, Bits4):
         _keep_weights_trainable_through(model)
     model.requires_grad_(False)
     return Base(folder, model.eval(), device, dtype)
+
+
+def _refuse_gaps(found: Mapping[str, Collection[object]], folder: Path) -> None:
+    """Raise ModelError when weights are missing or of another shape: transformers draws those at random."""
+    gaps = [*sorted(map(str, found["missing_keys"])), *sorted(map(str, found["mismatched_keys"]))]
+    if gaps:
+        raise ModelError(
+            f"{len(gaps)} weights are missing or of another shape, {gaps[0]} for one",
+            where=str(folder),
+            fix="the files are incomplete, or belong to another config.json; get them again",
+            code="E4-WEIGHTS",
+        )
 
 
 def _keep_weights_trainable_through(model: PreTrainedModel) -> None:

@@ -67,12 +67,17 @@ def fused(
     bias: Bias = False,
     o_bias: Bias | None = None,
     outward_first: bool = False,
+    grouped: bool = False,
 ) -> Attention:
-    """One projection for queries, keys and values together; `outward_first` is the order of the modules."""
+    """One projection for queries, keys and values together.
+
+    `outward_first` is the order of the modules; `grouped` lets several queries share a key.
+    """
     hidden = keys.integer("hidden_size", "n_embd")
     heads = keys.integer("num_attention_heads", "n_head")
     width = _head_width(keys, hidden, heads)
-    query, key = heads * width, keys.integer("num_key_value_heads", default=heads) * width
+    key_heads = keys.integer("num_key_value_heads", default=heads) if grouped else heads
+    query, key = heads * width, key_heads * width
     parts = [
         (inward, hidden, query + 2 * key, has_bias(keys, bias)),
         (outward, query, hidden, has_bias(keys, bias if o_bias is None else o_bias)),

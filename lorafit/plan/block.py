@@ -23,11 +23,11 @@ class LayerMemory:
 
 
 def play_layer(
-    layer: Layer, tape: Tape, setting: Setting, adapted: frozenset[str], *, input_bytes: int, first: bool
+    layer: Layer, tape: Tape, setting: Setting, adapted: frozenset[str], *, input_bytes: int, lowest: bool
 ) -> LayerMemory:
-    """Play forward and backward; `first` marks the layer whose input needs no gradient."""
+    """Play forward and backward; `lowest` marks the layer whose input wants no gradient."""
     player = _Player(tape, setting, adapted)
-    hidden = tape.tensor("hidden", input_bytes, needs_grad=setting.full or not first)
+    hidden = tape.tensor("hidden", input_bytes, needs_grad=setting.full or not lowest)
     output = player.layer(layer, hidden)
     del hidden
     kept = tape.live_form(without=output)

@@ -73,7 +73,9 @@ FAMILIES: dict[str, Family] = {
     "glm": _GLM,
     "glm4": replace(_GLM, norms=4, order="sandwich"),
     "phi3": Family(
-        attention=partial(attention.fused, module="self_attn", inward="qkv_proj", outward="o_proj", outward_first=True),
+        attention=partial(
+            attention.fused, module="self_attn", inward="qkv_proj", outward="o_proj", outward_first=True, grouped=True
+        ),
         mlp=mlp.gated_fused,
     ),
     "phi": replace(
@@ -167,7 +169,9 @@ FAMILIES: dict[str, Family] = {
         explicit_attention=True,
     ),
     "qwen2_moe": replace(_QWEN2, sparse_mlp=_QWEN_SHARED, sparse_layers=stepped),
-    "qwen3_moe": replace(_QWEN3, sparse_mlp=_QWEN_EXPERTS, sparse_layers=stepped),
+    "qwen3_moe": Family(
+        attention=partial(attention.split, qk_norm="head"), sparse_mlp=_QWEN_EXPERTS, sparse_layers=stepped
+    ),
     "qwen3_next": _QWEN3_NEXT,
     "qwen3_5_text": replace(_QWEN3_5_MOE, sparse_mlp=None, sparse_layers=no_layer),
     "qwen3_5_moe_text": _QWEN3_5_MOE,

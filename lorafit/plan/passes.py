@@ -75,20 +75,22 @@ def play_passes(question: MemoryQuestion) -> Passes:
     for index, layer in enumerate(question.shape.layers):
         prefix = f"{question.shape.prefix}.{index}."
         adapted = frozenset(linear.name for linear in layer.linears if prefix + linear.name in targets)
-        key = (id(layer), adapted, stream, index == 0)
+        # nothing below the first layer is trained; for recomputation transformers has its input want a gradient too
+        lowest = index == 0 and not question.checkpointing
+        key = (id(layer), adapted, stream, lowest)
         if key not in played:
-            played[key] = _play(question, layer, adapted, stream, first=index == 0)
+            played[key] = _play(question, layer, adapted, stream, lowest=lowest)
         load, stream = played[key]
         loads.append(load)
     return Passes(loads, stream)
 
 
 def _play(
-    question: MemoryQuestion, layer: Layer, adapted: frozenset[str], stream: int, *, first: bool
+    question: MemoryQuestion, layer: Layer, adapted: frozenset[str], stream: int, *, lowest: bool
 ) -> tuple[LayerLoad, int]:
     width_of = widths(question.shape, layer, question.rank, question.max_length)
     tape = Tape(width_of, question.tokens)
-    memory = play_layer(layer, tape, _setting(question), adapted, input_bytes=stream, first=first)
+    memory = play_layer(layer, tape, _setting(question), adapted, input_bytes=stream, lowest=lowest)
     if question.checkpointing:
         waiting = _load(Form({"hidden": stream}), width_of) + _load(memory.pinned, width_of)
     else:

@@ -255,15 +255,29 @@ class History:
         checkpoints.sweep(self.run)
 
 
+def live_through(root: Path, actions: list[tuple[str, int]]) -> None:
+    history = History(root)
+    with history.run:
+        for action, number in actions:
+            history.act(action, number)
+
+
 @settings(deadline=None, max_examples=100)
 @given(actions=st.lists(ACTIONS, max_size=25))
 def test_retention_never_loses_what_it_must_keep(
     tmp_path_factory: pytest.TempPathFactory, actions: list[tuple[str, int]]
 ) -> None:
-    history = History(tmp_path_factory.mktemp("history") / "run")
-    with history.run:
-        for action, number in actions:
-            history.act(action, number)
+    live_through(tmp_path_factory.mktemp("history") / "run", actions)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@settings(deadline=None, max_examples=5000)
+@given(actions=st.lists(ACTIONS, max_size=25))
+def test_retention_never_loses_what_it_must_keep_in_5000_histories(
+    tmp_path_factory: pytest.TempPathFactory, actions: list[tuple[str, int]]
+) -> None:
+    live_through(tmp_path_factory.mktemp("history") / "run", actions)
 
 
 # ---------------------------------------------------------------- power cuts

@@ -219,16 +219,15 @@ def largest_file(size_bytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+def fill_too_much(folder: Path) -> None:
+    (folder / "big").write_bytes(bytes(3000))
+
+
 def test_the_system_really_fails_a_write(tmp_path: Path) -> None:
     store = Store()
     commit(tmp_path / "adapter", "old", store)
     with largest_file(2000), pytest.raises(StorageError, match="E7-LIMIT"):
-        store.commit_folder(
-            tmp_path / "adapter",
-            lambda folder: (folder / "big").write_bytes(bytes(3000)) and None,
-            {},
-            replace=True,
-        )
+        store.commit_folder(tmp_path / "adapter", fill_too_much, {}, replace=True)
     with largest_file(2000), pytest.raises(StorageError, match="E7-LIMIT"):
         store.write_bytes(tmp_path / "metrics.jsonl", bytes(3000))
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]

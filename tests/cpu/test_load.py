@@ -1,0 +1,125 @@
+"""Finding and loading a base: what is refused, and what quantised weights must stay."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from bitsandbytes.nn import Linear4bit
+from bitsandbytes.nn import modules as bitsandbytes_modules
+from safetensors.torch import load_file, save_file
+
+from lorafit.errors import LorafitError, ModelError, SafetyRefusal
+from lorafit.model.adapt import attach
+from lorafit.model.documents import use_flat_rows
+from lorafit.model.find import find_model, refuse_code
+from lorafit.model.load import load_base
+from lorafit.recipe.adapters import Lora
+from lorafit.recipe.quantization import Nf4
+from lorafit.recipe.schema import ModelSpec
+
+CPU = torch.device("cpu")
+
+
+def test_evaluating_a_four_bit_model_leaves_its_gradients_alone(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bitsandbytes_modules, "has_avx512bf16", lambda: True)  # as on a server's CPU
+    base = load_base(ModelSpec(path=str(tiny_model)), Nf4(), CPU)
+    layers = [module for module in base.model.modules() if isinstance(module, Linear4bit)]
+    assert len(layers) == 14
+    packed = [layer.weight.data.clone() for layer in layers]
+    use_flat_rows(base.model, "auto")  # runs the model in evaluation mode
+    model = attach(base.model, Lora(rank=4), "base", 0).model
+    assert all(torch.equal(layer.weight.data, data) for layer, data in zip(layers, packed, strict=True))
+    ids = torch.arange(5, 15)[None]
+    hidden = model.get_input_embeddings()(ids).requires_grad_()
+    bounds = torch.tensor([0, 10], dtype=torch.int32)
+    model.train()(
+        inputs_embeds=hidden, position_ids=torch.arange(10)[None], cu_seq_lens_q=bounds, max_length_q=10
+    ).logits.sum().backward()
+    assert hidden.grad is not None
+    assert hidden.grad.abs().sum() > 0
+
+
+def change_config(folder: Path, **keys: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | keys))
+
+
+def refusal(folder: Path) -> LorafitError:
+    with pytest.raises(LorafitError) as caught:
+        load_base(ModelSpec(path=str(folder)), Nf4(), CPU)
+    return caught.value
+
+
+@pytest.fixture
+def copy(tiny_model: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_model, tmp_path / "model"))
+
+
+def test_a_model_that_brings_code_is_refused(copy: Path) -> None:
+    change_config(copy, model_type="its_own", auto_map={"AutoModelForCausalLM": "modeling.Own"})
+    error = refusal(copy)
+    assert isinstance(error, SafetyRefusal)
+    assert "auto_map" in str(error)
+
+
+def test_built_in_code_is_used_where_a_model_brings_its_own_too(copy: Path) -> None:
+    change_config(copy, auto_map={"AutoModelForCausalLM": "modeling.Own"})
+    (copy / "modeling.py").write_text("raise SystemExit('ran code of the model')")
+    load_base(ModelSpec(path=str(copy)), Nf4(), CPU)
+
+
+def test_pickled_weights_are_refused(copy: Path) -> None:
+    (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
+    assert isinstance(refusal(copy), SafetyRefusal)
+
+
+def test_an_index_may_not_name_files_elsewhere(copy: Path) -> None:
+    index = {"weight_map": {"a": "../model.safetensors"}}
+    (copy / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert isinstance(refusal(copy), SafetyRefusal)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{", '{"model_type": "llama", "hidden_size": "wide"}', '{"model_type": "no_such_thing"}'],
+    ids=str,
+)
+def test_a_broken_config_is_an_error_of_the_model(copy: Path, text: str) -> None:
+    (copy / "config.json").write_text(text)
+    assert isinstance(refusal(copy), ModelError)
+
+
+@pytest.mark.parametrize("cut", [0, 4, 200, -100])
+def test_torn_weights_are_an_error_of_the_model(copy: Path, cut: int) -> None:
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:cut])
+    assert isinstance(refusal(copy), ModelError)
+
+
+def test_weights_that_are_not_there_are_not_drawn_at_random(copy: Path) -> None:
+    tensors = load_file(copy / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
+    error = refusal(copy)
+    assert isinstance(error, ModelError)
+    assert "model.layers.1.mlp.up_proj.weight" in str(error)
+
+
+def test_a_missing_shard_is_named(copy: Path) -> None:
+    index = {"weight_map": {"a": "model-2.safetensors"}}
+    (copy / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match="model-2"):
+        refuse_code(copy, {"model_type": "llama"})
+
+
+@pytest.mark.parametrize("path", ["./nothing", "/nothing/here", "nothing", "a/b/c", "org/absent"])
+def test_a_model_that_is_nowhere_is_one_clear_error(path: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        find_model(path)
+    assert len(caught.value.faults) == 1
+    assert path in str(caught.value)

@@ -1,0 +1,228 @@
+"""`estimate-vram` as its user sees it: the answer as JSON and text, cards, advice, and faults."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lorafit.errors import ModelError, RecipeError
+from lorafit.plan.advice import longest_row, most_rows
+from lorafit.plan.cards import GIB, cards, cards_that_hold, find_card
+from lorafit.plan.memory import estimate
+from lorafit.plan.vram import Answer, answer
+from lorafit.recipe.adapters import Dora, Lora
+from lorafit.recipe.quantization import Nf4, Unquantized
+from lorafit.recipe.schema import DataSpec, ModelSpec, Recipe, Source, TrainingSpec
+
+OPTIONS = {
+    "model": None, "method": None, "rank": None, "target_modules": None, "max_length": None,
+    "micro_batch_size": None, "gpus": 1, "gpu": None,
+}  # fmt: skip
+
+PRODUCT_KEYS = [
+    "model", "method", "gpus", "peak_bytes", "low_bytes", "high_bytes", "peak_phase", "components",
+    "trainable_parameters", "total_parameters", "fits", "advice",
+]  # fmt: skip
+
+
+def ask(recipe: Recipe | None = None, **options: object) -> Answer:
+    return answer(recipe, **(OPTIONS | options))
+
+
+def a_recipe(**blocks: object) -> Recipe:
+    blocks = {"model": ModelSpec(path="meta-llama/Meta-Llama-3-8B-Instruct")} | blocks
+    return Recipe(version=1, data=blocks.pop("data", DataSpec(train=[Source(path="rows")])), **blocks)
+
+
+def test_the_json_that_other_programs_read() -> None:
+    found = json.loads(json.dumps(ask(model="70b", method="qlora", gpu="48GB").as_json()))
+    assert list(found)[: len(PRODUCT_KEYS)] == PRODUCT_KEYS
+    assert (found["model"], found["method"], found["gpus"]) == ("meta-llama/Meta-Llama-3-70B", "qlora", 1)
+    assert all(set(part) == {"name", "bytes", "formula", "in_peak"} for part in found["components"])
+    assert sum(part["bytes"] for part in found["components"] if part["in_peak"]) == found["peak_bytes"]
+    beyond = {part["name"]: part["bytes"] for part in found["components"] if not part["in_peak"]}
+    assert beyond["CUDA context beyond the peak"] == found["context_bytes"]
+    assert beyond["reserved by torch beyond the peak"] == found["reserved_bytes"]
+    assert {"device", "capacity_bytes", "fits", "headroom_bytes"} <= set(found["fits"])
+    assert all(set(each) == {"change", "saves_bytes"} for each in found["advice"])
+    assert "meta-llama/Llama-2-70b-hf" in found["alternatives"]
+
+
+def test_without_a_card_fits_is_null() -> None:
+    assert ask(model="8b").as_json()["fits"] is None
+
+
+def test_the_text_names_what_was_taken_the_sum_and_the_verdict() -> None:
+    text = ask(model="8b", method="qlora", gpu="rtx-4090").as_text()
+    assert "taken as meta-llama/Meta-Llama-3-8B" in text
+    assert "The name also fits meta-llama/Llama-3.1-8B" in text
+    assert "linear weights in nf4" in text
+    assert "PEAK, allocated by torch" in text
+    assert "FITS rtx-4090 (23.52 GiB usable)" in text
+    assert "Most rows a pass at this length" in text
+
+
+def test_the_column_of_the_table_adds_up() -> None:
+    lines = ask(model="8b").as_text().splitlines()
+    start = next(i for i, line in enumerate(lines) if line.strip().startswith("GiB"))
+    end = next(i for i, line in enumerate(lines) if "PEAK" in line)
+    parts = [float(line.split()[0]) for line in lines[start + 1 : end]]
+    assert sum(parts) == pytest.approx(float(lines[end].split()[0]), abs=0.01 * len(parts))
+
+
+def test_a_name_alone_stands_for_the_default_recipe() -> None:
+    question = ask(model="8b").question
+    assert (question.adapter, question.quantization, question.optimizer) == (Lora(), Unquantized(), "adamw")
+    assert (question.max_length, question.micro_batch_size, question.checkpointing) == (2048, 1, True)
+
+
+def test_a_method_on_four_bits_takes_a_lean_optimizer() -> None:
+    question = ask(model="8b", method="qdora").question
+    assert (question.adapter, question.quantization) == (Dora(), Nf4())
+    assert question.optimizer == "paged_adamw_8bit"
+    assert question.method == "qdora"
+
+
+def test_options_take_the_place_of_the_recipe() -> None:
+    adapter = Lora(rank=8, alpha=4.0, target_modules="mlp")
+    recipe = a_recipe(adapter=adapter, training=TrainingSpec(optimizer="adamw_8bit"))
+    question = ask(
+        recipe, method="qdora", rank=64, target_modules="q_proj, v_proj", max_length=512, micro_batch_size=3
+    ).question
+    assert question.adapter == Dora(rank=64, alpha=4.0, target_modules=["q_proj", "v_proj"])
+    assert question.quantization == Nf4()
+    assert (question.max_length, question.micro_batch_size, question.optimizer) == (512, 3, "adamw_8bit")
+    assert ask(recipe, model="mistral-7b").model.taken_as == "mistralai/Mistral-7B-v0.3"
+
+
+def test_auto_is_one_recomputed_row_without_a_card_and_what_fits_with_one() -> None:
+    recipe = a_recipe(data=DataSpec(train=[Source(path="rows")], max_length=512), quantization=Nf4())
+    bare, small, large = (ask(recipe, gpu=gpu).question for gpu in (None, "12GB", "h200"))
+    assert (bare.micro_batch_size, bare.checkpointing) == (1, True)
+    assert small.micro_batch_size < large.micro_batch_size == 16
+    assert not large.checkpointing
+    assert not large.accumulation
+    for question, gpu in ((small, "12GB"), (large, "h200")):
+        assert estimate(question).on_card_bytes <= find_card(gpu).capacity_bytes
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "no model"),
+        ({"model": "8b", "method": "qlor"}, "did you mean qlora"),
+        ({"model": "8b", "method": "full", "rank": 8}, "no rank"),
+        ({"model": "8b", "rank": 5000}, "--rank: .*4096"),
+        ({"model": "8b", "max_length": 7}, "--max-length"),
+        ({"model": "8b", "target_modules": ","}, "--target-modules"),
+        ({"model": "8b", "target_modules": "q_prj"}, "did you mean 'q_proj'"),
+        ({"model": "8b", "gpu": "rtx-409"}, "rtx-4090"),
+    ],
+)
+def test_faults_of_the_command_line(options: dict[str, object], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        ask(**options)
+
+
+def test_an_unknown_model_is_a_fault_of_the_model() -> None:
+    with pytest.raises(ModelError):
+        ask(a_recipe(model=ModelSpec(path="someone/private")))
+
+
+def test_every_advice_saves_what_it_says() -> None:
+    found = ask(model="8b", method="dora", micro_batch_size=4)
+    assert [each.saves_bytes for each in found.advice] == sorted((a.saves_bytes for a in found.advice), reverse=True)
+    saved = {each.change: each.saves_bytes for each in found.advice}
+    assert all(count > 0 for count in saved.values())
+    packed = estimate(replace(found.question, quantization=Nf4()))
+    assert saved["quantization.kind: nf4"] == found.estimate.peak_bytes - packed.peak_bytes
+
+
+def test_no_advice_repeats_what_is_done() -> None:
+    changes = {each.change for each in ask(model="8b", method="qlora").advice}
+    assert not any(change.startswith(("quantization", "training")) for change in changes)
+
+
+def test_longest_row_and_most_rows_are_on_the_edge() -> None:
+    found = ask(model="8b", method="qlora", gpu="24GB")
+    capacity = found.fit.card.capacity_bytes
+    rows, length = most_rows(found.question, capacity), longest_row(found.question, capacity)
+    options = {"model": "8b", "method": "qlora"}
+    assert ask(**options, micro_batch_size=rows).estimate.on_card_bytes <= capacity
+    assert ask(**options, micro_batch_size=rows + 1).estimate.on_card_bytes > capacity
+    assert ask(**options, max_length=length).estimate.on_card_bytes <= capacity
+    assert ask(**options, max_length=int(length * 1.03) + 256).estimate.on_card_bytes > capacity
+
+
+def test_what_does_not_fit_says_which_cards_would_do() -> None:
+    found = ask(model="70b", gpu="24GB")
+    assert found.fit.verdict == "does not fit"
+    assert found.fit.headroom_bytes < 0
+    assert found.fit.longest_row == 0
+    assert "DOES NOT FIT 24 GB card" in found.as_text()
+    assert "b200" in found.as_text()
+
+
+def test_tight_lies_between_fits_and_does_not_fit() -> None:
+    order = ["does not fit", "tight", "fits"]
+    seen = [ask(model="8b", gpu=f"{size / 10}GB").fit for size in range(180, 240, 2)]
+    ranks = [order.index(fit.verdict) for fit in seen]
+    assert ranks == sorted(ranks)
+    assert set(ranks) == {0, 1, 2}
+    assert all(fit.as_json()["fits"] == (fit.headroom_bytes >= 0) for fit in seen)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("rtx-4090", "rtx-4090"),
+        ("RTX 4090", "rtx-4090"),
+        ("4090", "rtx-4090"),
+        ("NVIDIA GeForce RTX 3090", "rtx-3090"),
+        ("rtx-4090-24gb", "rtx-4090"),
+        ("a100", "a100-40gb"),
+        ("A100 80GB", "a100-80gb"),
+        ("h100-80gb", "h100"),
+        ("Tesla T4", "t4"),
+        ("a10g", "a10g"),
+        ("a6000", "rtx-a6000"),
+        ("24GB", "24 GB card"),
+        ("48gb", "48 GB card"),
+        ("80", "80 GB card"),
+        ("23.5 GiB", "23.5 GB card"),
+    ],
+)
+def test_cards_as_people_type_them(text: str, name: str) -> None:
+    assert find_card(text).name == name
+
+
+@pytest.mark.parametrize("text", ["", "0GB", "5000GB", "rtx", "h100-40gb", "gpu", "-24GB"])
+def test_an_unknown_card(text: str) -> None:
+    with pytest.raises(RecipeError, match="no card that lorafit knows"):
+        find_card(text)
+
+
+def test_a_card_offers_less_than_it_is_sold_with() -> None:
+    assert 23 * GIB < find_card("24GB").capacity_bytes < 24 * GIB
+    assert all(find_card(name) == card and card.capacity_bytes > 9 * GIB for name, card in cards().items())
+    held = cards_that_hold(40 * GIB)
+    assert [card.capacity_bytes for card in held] == sorted(card.capacity_bytes for card in held)
+    assert held[0].capacity_bytes >= 40 * GIB
+
+
+def test_a_card_without_bfloat16_holds_the_rest_in_float32() -> None:
+    found = ask(model="1b", method="qlora", gpu="t4")
+    assert found.question.dtype == "float32"
+    assert any("t4 has no bfloat16" in line for line in found.assumptions)
+
+
+def test_a_folder_is_a_model(tmp_path: Path) -> None:
+    config = {
+        "model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "vocab_size": 100,
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    found = ask(model=str(tmp_path))
+    assert found.estimate.total_parameters == found.model.shape.total_parameters
+    assert "MiB" in found.as_text()
