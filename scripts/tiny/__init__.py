@@ -1,0 +1,1 @@
+"""Generators, tokenizer and pretraining of the tiny base model and its SQL data set."""
