@@ -6,7 +6,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env quickstart test check fix docs docs-check bench gpu soak tiny constraints
+.PHONY: help env quickstart test check fix docs docs-check bench gpu soak tiny golden constraints
 
 help: ## list these words
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 14
@@ -32,10 +32,10 @@ quickstart: env ## the whole story on a CPU, offline: estimate, train, evaluate,
 	@printf '\n# 5. The merged model must answer the same.\n'
 	$(BIN)/lorafit eval runs/quickstart-merged --data builtin:sql --metric sql_execution
 	@printf '\n# 6. Ask it something.\n'
-	$(BIN)/lorafit generate runs/quickstart --prompt $(QUESTION)
+	$(BIN)/lorafit generate runs/quickstart-merged --prompt $(QUESTION)
 
 # Ask the built-in model in the words that builtin:sql is written in: it is small, and knows no others.
-QUESTION := "Table city(name, people). How many cities are there?"
+QUESTION := "Table ships: captain TEXT, harbour TEXT, tons INTEGER. What is the average tons of the ships whose harbour is Oslo?"
 
 test: export HF_HUB_OFFLINE := 1
 test: env ## the everyday tests
@@ -73,6 +73,9 @@ soak: env ## the long tests
 
 tiny: env ## build builtin:tiny and builtin:sql again from their seed (an hour or two)
 	$(BIN)/python -m scripts.tiny.build
+
+golden: env ## record the golden files that tests compare with; say in the commit why they changed
+	$(BIN)/python -m scripts.record_golden
 
 constraints: env ## write constraints.txt from the environment
 	$(BIN)/python scripts/renew_constraints.py

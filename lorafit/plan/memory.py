@@ -15,13 +15,13 @@ from lorafit.recipe.quantization import Unquantized
 
 __all__ = ["Component", "Estimate", "MemoryQuestion", "estimate", "largest_micro_batch"]
 
-# Of the peak. Traces of the real code on small models of a dozen families are 5 % below to 2 % above the estimate;
-# no card has been measured yet, and kernels' own workspaces come on top of a trace, so the band is wider above.
+# Of the peak. Beside traces of the real code on small models of a dozen families the estimate is 5 % too low to 2 % too
+# high; no card has been measured yet, and kernels' own workspaces come on top of a trace, so the band is wider above.
 BAND_BELOW, BAND_ABOVE = 0.06, 0.10
 
 WORKSPACE_BYTES = 8_519_680  # cuBLAS, per handle and stream (32 MiB on Hopper)
 CONTEXT_BYTES = 6 * 2**30 // 10  # CUDA context, modules, kernels: 0.3 to 2 GiB were seen; a machine's own is constant
-# Replayed through a model of torch's caching allocator, eight steps of 8B and 70B models left holes of about a third
+# Replayed through a model of torch's caching allocator, six steps of 8B and 70B models left holes of about a third
 # of what comes and goes; expandable segments leave less.
 HOLES_SHARE, HOLES_BYTES = 0.3, 256 * 2**20
 

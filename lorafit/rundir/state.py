@@ -138,7 +138,6 @@ def open_run(
     with ExitStack() as undo:
         run = Run(folder, store or Store(), RunLock(folder).acquire(), _new_state(recipe_hash))
         undo.callback(_let_go, run)
-        _refuse_other_files(folder)
         if folder.is_run() and _has_trained(folder):
             _open_used(run, recipe_text, resolved_json, mode)
         else:

@@ -83,4 +83,3 @@ class Record:
         """Note that the run ended well."""
         if self.run is not None:
             self.run.mark("finished", step=step, exit_code=0)
-            self.event("finished", {"step": step})

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorafit.errors import RecipeError
@@ -11,6 +11,7 @@ from lorafit.plan.block import play_layer, widths
 from lorafit.plan.catalogue import entries
 from lorafit.plan.memory import WORKSPACE_BYTES, estimate, largest_micro_batch
 from lorafit.plan.operations import Setting
+from lorafit.plan.passes import play_passes
 from lorafit.plan.question import MemoryQuestion
 from lorafit.plan.shapes import shape_by_name, shape_from_config
 from lorafit.plan.tape import Tape
@@ -145,6 +146,7 @@ def questions(draw: st.DrawFn) -> MemoryQuestion:
     )
 
 
+@settings(deadline=None)
 @given(questions())
 def test_components_add_up_and_the_parts_make_sense(question: MemoryQuestion) -> None:
     found = estimate(question)
@@ -157,12 +159,14 @@ def test_components_add_up_and_the_parts_make_sense(question: MemoryQuestion) ->
     assert found.on_card_bytes > found.peak_bytes
 
 
+@settings(deadline=None)
 @given(questions(), st.sampled_from(["max_length", "micro_batch_size"]))
 def test_more_tokens_never_take_less(question: MemoryQuestion, size: str) -> None:
     larger = replace(question, **{size: getattr(question, size) + 8})
     assert estimate(larger).peak_bytes >= estimate(question).peak_bytes
 
 
+@settings(deadline=None)
 @given(questions())
 def test_recomputation_and_fewer_gradients_never_take_more(question: MemoryQuestion) -> None:
     kept_all, recomputed = (replace(question, checkpointing=choice) for choice in (False, True))
@@ -170,6 +174,22 @@ def test_recomputation_and_fewer_gradients_never_take_more(question: MemoryQuest
     assert waiting[0] >= waiting[1]
     alone = replace(question, accumulation=False)
     assert estimate(alone).peak_bytes <= estimate(replace(question, accumulation=True)).peak_bytes
+
+
+@pytest.mark.parametrize("model", ["llama-3.2-1b", "deepseek-v2-lite", "qwen3.5-0.8b"])
+@pytest.mark.parametrize("checkpointing", [True, False])
+def test_the_worst_layer_is_the_worst_of_all(model: str, checkpointing: bool) -> None:
+    """Layers below it wait, layers above it have their gradients."""
+    question = ask(model, checkpointing=checkpointing, max_length=333)
+    played, found = play_passes(question).layers, estimate(question)
+    held = found.phases["optimizer step"] - 4 * found.trainable_parameters
+    alive = [
+        sum(below.waiting.total(333) for below in played[:index])
+        + layer.working.total(333)
+        + 4 * sum(above.trained for above in played[index + 1 :])
+        for index, layer in enumerate(played)
+    ]
+    assert found.phases["backward of a layer"] == held + max(alive)
 
 
 def test_nf4_takes_the_bytes_of_its_layout() -> None:
@@ -237,6 +257,7 @@ def test_targets_that_match_nothing_are_the_users_to_mend() -> None:
         estimate(ask(adapter=Lora(target_modules=["c_attn"])))
 
 
+@settings(deadline=None)
 @given(capacity_gib=st.integers(1, 200), share=st.integers(1, 48), world=st.integers(1, 8))
 def test_the_largest_micro_batch_divides_fits_and_is_the_largest(capacity_gib: int, share: int, world: int) -> None:
     question = ask(max_length=512)

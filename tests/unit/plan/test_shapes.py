@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorafit.errors import ModelError
@@ -102,6 +102,7 @@ json_values = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(
     family=st.sampled_from(sorted(FAMILIES)),
     changes=st.dictionaries(st.sampled_from([*LLAMA, "head_dim", "layer_types", "num_experts"]), json_values),
@@ -180,6 +181,7 @@ def test_an_unknown_name(typed: str) -> None:
             shape_by_name(typed)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=30))
 def test_any_name_is_found_or_refused(typed: str) -> None:
     assert shape_or_faults(lambda: shape_by_name(typed).shape)

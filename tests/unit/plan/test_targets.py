@@ -1,7 +1,7 @@
 """Which linears get an adapter, on the names of real families and on invented ones."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorafit.errors import RecipeError
@@ -109,6 +109,7 @@ def test_an_empty_part_is_an_error(linears: list[str]) -> None:
         match_targets("mlp", linears)
 
 
+@settings(deadline=None)
 @given(st.lists(st.from_regex(r"[a-z_]{1,8}(\.[a-z_0-9]{1,8}){0,4}", fullmatch=True), unique=True))
 def test_what_is_chosen_is_there_and_in_order(linears: list[str]) -> None:
     for keyword in ("all-linear", "attention", "mlp"):

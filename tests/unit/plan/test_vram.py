@@ -211,6 +211,13 @@ def test_a_card_offers_less_than_it_is_sold_with() -> None:
     assert held[0].capacity_bytes >= 40 * GIB
 
 
+def test_the_context_must_fit_beside_the_tensors() -> None:
+    found = ask(model="8b", method="qlora").estimate
+    exact = (found.peak_bytes + found.context_bytes) / 0.98 / GIB
+    just_not, just = (ask(model="8b", method="qlora", gpu=f"{exact + d:.4f}GB").fit for d in (-0.01, 0.01))
+    assert (just_not.verdict, just.verdict) == ("does not fit", "tight")
+
+
 def test_a_card_without_bfloat16_holds_the_rest_in_float32() -> None:
     found = ask(model="1b", method="qlora", gpu="t4")
     assert found.question.dtype == "float32"

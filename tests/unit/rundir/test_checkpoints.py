@@ -165,6 +165,19 @@ def test_a_damaged_newest_does_not_cost_the_last_whole_one(tmp_path: Path) -> No
         assert newest_step(run) == 10
 
 
+def test_only_what_is_plainly_of_this_run_is_deleted(tmp_path: Path) -> None:
+    with begin(tmp_path / "other") as run:
+        save(run, 5)
+    with begin(tmp_path / "run") as run:
+        save(run, 10, 20, 30, 40)
+        shutil.copytree(tmp_path / "other/checkpoints/step-00000005", run.folder.checkpoint(5))
+        shutil.copytree(run.folder.checkpoint(10), run.folder.checkpoint(6))
+        (run.folder.checkpoint(20) / "notes.txt").touch()
+        run.folder.checkpoint(7).mkdir()
+        assert checkpoints.retain(run, 1) == [30, 10]
+        assert run.folder.checkpoint_steps() == [40, 20, 7, 6, 5]
+
+
 def damage_in_place(folder: Path) -> None:
     """Flip a bit, so that only the hash can tell."""
     path = folder / "adapter.safetensors"

@@ -120,6 +120,29 @@ def test_a_killed_holder_holds_nothing(tmp_path: Path, how: str) -> None:
             assert json.loads((tmp_path / "run/run.lock").read_text())["pid"] == os.getpid()
 
 
+LEAVE = """
+import os, sys
+from pathlib import Path
+from lorafit.rundir.layout import RunFolder
+from lorafit.rundir.lock import RunLock
+with RunLock(RunFolder(Path(sys.argv[1]))):
+    child = os.fork()
+    if child:
+        ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        try:
+            RunLock(RunFolder(Path(sys.argv[1]))).acquire()
+        except Exception as error:
+            print(ended, type(error).__name__)
+"""
+
+
+def test_a_forked_worker_that_ends_lets_go_of_nothing(tmp_path: Path) -> None:
+    told = subprocess.run(
+        [sys.executable, "-c", LEAVE, str(tmp_path / "run")], capture_output=True, text=True, check=True
+    )
+    assert told.stdout == "0 RunInUse\n"
+
+
 def test_of_two_that_start_together_one_wins(tmp_path: Path) -> None:
     pairs = 50
     ran = subprocess.run(
