@@ -35,9 +35,10 @@ class Attached:
         return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
 
     @property
-    def total_parameters(self) -> int:
-        """Count all numbers, the adapter's included, as they are before 4-bit packing."""
-        return sum(_numel(p) for p in self.model.parameters())
+    def model_parameters(self) -> int:
+        """Count the numbers of the model without its adapter, as they are before 4-bit packing."""
+        every = sum(_numel(p) for p in self.model.parameters())
+        return every - self.trainable_parameters if self.targets else every
 
 
 def _numel(parameter: nn.Parameter) -> int:

@@ -26,7 +26,7 @@ class StepLine:
     def __init__(self, total_steps: int, first_step: int) -> None:
         self.total_steps = total_steps
         self.first_step = first_step
-        self.started = time.monotonic()
+        self.timed_from: tuple[int, float] | None = None  # the first step is no measure: it warms up
 
     def text(self, done: StepRecord) -> str:
         """Put a step in words."""
@@ -37,8 +37,11 @@ class StepLine:
         )
 
     def _left(self, step: int) -> str:
-        done = step - self.first_step
-        per_step = (time.monotonic() - self.started) / max(done, 1)
+        if self.timed_from is None:
+            self.timed_from = step, time.monotonic()
+            return "?"
+        begun, since = self.timed_from
+        per_step = (time.monotonic() - since) / max(step - begun, 1)
         return duration(per_step * (self.total_steps - step))
 
 

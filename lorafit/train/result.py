@@ -39,7 +39,7 @@ def publish(
             save_adapter(attached.model, folder, facts)
             _check_adapter(attached.model, folder)
         tokenizer.save_pretrained(folder)
-        card = adapter_card(recipe, attached.trainable_parameters, attached.total_parameters, len(attached.targets))
+        card = adapter_card(recipe, attached.trainable_parameters, attached.model_parameters, len(attached.targets))
         (folder / "README.md").write_text(card, encoding="utf-8")
 
     return record.publish(record.folder.model if full else record.folder.adapter, fill, facts)

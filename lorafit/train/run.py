@@ -142,7 +142,7 @@ def precision(base: Base) -> AbstractContextManager[object]:
 
 def _describe(record: Record, recipe: Recipe, base: Base, attached: Attached, plan: Plan, sizes: Sizes) -> None:
     """Say what is about to happen, before it does."""
-    total = attached.total_parameters
+    total = attached.model_parameters
     counts = leaf_counts(attached.targets)
     targets = ", ".join(f"{leaf} x{count}" for leaf, count in counts.items()) or "every weight"
     record.say(
