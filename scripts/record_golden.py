@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import typer
+from typer.core import TyperGroup
 
 from lorafit import cli
 from lorafit.recipe.resolved import schema_json
@@ -24,6 +25,7 @@ def recipe_schema() -> str:
 def commands() -> str:
     """Give the commands with their parameters: what users type must stay possible."""
     group = typer.main.get_command(cli.app)
+    assert isinstance(group, TyperGroup)
     context = typer.Context(group)
     visible = {name: command for name, command in group.commands.items() if not command.hidden}
     face = {
