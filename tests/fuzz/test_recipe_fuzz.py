@@ -8,10 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lorafit.errors import LorafitError
+from lorafit.errors import SHOWN_LINES, LorafitError
 from lorafit.recipe import outline
 from lorafit.recipe.load import recipe_from
-from lorafit.recipe.problems import REPORT_LINES
 from lorafit.recipe.resolved import canonical_json, recipe_from_resolved, recipe_hash
 from lorafit.recipe.schema import Recipe
 
@@ -139,7 +138,7 @@ def check_answer(content: bytes, *overrides: str) -> None:
         return
     lines = str(refusal).split("\n")
     assert refusal.exit_code in (2, 12)
-    assert 1 <= len(lines) <= REPORT_LINES
+    assert 1 <= len(lines) <= SHOWN_LINES
     assert all(line.isprintable() and len(line) < 1000 for line in lines)
     assert all(fault.what for fault in refusal.faults)
 
