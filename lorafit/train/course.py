@@ -53,6 +53,7 @@ class Course:
 
     def run(self, reporter: Reporter) -> None:
         """Take every step that is left. Raises Stopped, NumericalError, OutOfMemory."""
+        self._stop_if_asked()
         if self.position.step == 0:
             self._evaluate(reporter)
         while self.position.step < self.loop.plan.total_steps and not self._is_stale():
@@ -75,10 +76,16 @@ class Course:
         if _is_due(done.step, self.training.save_every) or self._asked(self.requests.save):
             self._save()
             self.requests.save = False
-        if self._asked(self.requests.stop) and done.step < self.loop.plan.total_steps:
+        if done.step < self.loop.plan.total_steps:
+            self._stop_if_asked()
+
+    def _stop_if_asked(self) -> None:
+        """Save and raise Stopped when a signal came."""
+        if self._asked(self.requests.stop):
             self._save()
             raise Stopped(
-                f"stopped on request after step {done.step}, checkpoint saved",
+                f"stopped on request after step {self.position.step}"
+                + (", checkpoint saved" if self.position.step else ", before anything was trained"),
                 fix="go on with: lorafit train RECIPE --resume",
                 code="E75-STOPPED",
             )
@@ -126,7 +133,7 @@ class Course:
             reporter.note(f"keeping step {best}, the best (validation loss {self.position.best_loss:.4f})")
 
     def _save(self) -> None:
-        if self.saved_step == self.position.step:
+        if self.position.step in (0, self.saved_step):
             return
         self.position.seconds += self._take_seconds()
         self.record.checkpoint(self.position.step, self._fill, self.training.keep_checkpoints, self._protected_step())

@@ -78,7 +78,7 @@ class Loop:
             except torch.OutOfMemoryError as error:
                 self.optimizer.zero_grad(set_to_none=True)
                 if self.micro_batch_size == 1 or self.ranks.count > 1:
-                    raise _does_not_fit(error) from None
+                    raise does_not_fit(error) from None
             self.micro_batch_size = -(-self.micro_batch_size // 2)
             torch.cuda.empty_cache()
 
@@ -123,9 +123,10 @@ def micro_batch_seed(seed: int, step: int, index: int, rank: int) -> int:
     return int.from_bytes(digest[:7], "big")
 
 
-def _does_not_fit(error: BaseException) -> OutOfMemory:
+def does_not_fit(error: BaseException) -> OutOfMemory:
+    """Say that memory ran out, and what takes less."""
     return OutOfMemory(
-        f"out of device memory at a micro-batch of one row: {first_line(error)}",
+        f"out of device memory: {first_line(error)}",
         fix="set training.gradient_checkpointing: full, halve data.max_length, or quantization.kind: nf4 "
         "(lorafit estimate-vram says what each saves)",
         code="E6-OOM",

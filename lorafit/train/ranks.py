@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from lorafit.errors import Fault, MachineError
+from lorafit.errors import Fault, MachineError, RankLost, first_line
 
 PACKAGES = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",), "mlflow": ("mlflow",)}
 
@@ -37,8 +37,15 @@ class Ranks:
         return self.rank == 0
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
-        """Add a tensor over all processes."""
-        return values if self.count == 1 else self.accelerator.reduce(values, "sum")
+        """Add a tensor over all processes. RankLost when one of them is gone."""
+        if self.count == 1:
+            return values
+        try:
+            total: torch.Tensor = self.accelerator.reduce(values, "sum")
+        except RuntimeError as error:
+            fix = "go on with --resume"
+            raise RankLost(f"another process is gone: {first_line(error)}", fix=fix, code="E11-RANK") from None
+        return total
 
     def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """Add gradients over all processes, in one collective; a process that had no rows adds zeros."""

@@ -24,7 +24,7 @@ from lorafit.rundir.layout import RunFolder
 from lorafit.rundir.manifest import Manifest
 from lorafit.rundir.state import Run
 from lorafit.train.course import Course
-from lorafit.train.loop import Loop
+from lorafit.train.loop import Loop, does_not_fit
 from lorafit.train.optimizer import build_optimizer, paging_notice
 from lorafit.train.ranks import Ranks
 from lorafit.train.record import Record
@@ -51,8 +51,11 @@ def train(recipe: Recipe, folder: RunFolder, run: Run | None) -> dict[str, objec
             with reporting(loop.plan.total_steps, course.resume(), speaks=ranks.is_first) as reporter:
                 course.run(reporter)
             commit = publish(record, recipe, attached, tokenizer, data)
+            result = summary(record, course, commit, sizes)
             record.finish(course.position.step)
-            return summary(record, course, commit, sizes)
+            return result
+    except torch.OutOfMemoryError as error:  # while loading or evaluating; a step mends itself
+        raise does_not_fit(error) from None
     finally:
         ranks.close()
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+NOTICE = b"\nstopping after this step, with a checkpoint; a second signal stops at once\n"
+
 
 class Requests:
     """What has been asked of the run from outside; read between steps, never acted on in a handler."""
@@ -19,6 +21,7 @@ class Requests:
         if self.stop:
             os._exit(128 + number)
         self.stop = True
+        os.write(2, NOTICE)  # print is not safe in a handler
 
     def on_save(self, number: int, frame: FrameType | None) -> None:
         """Note SIGUSR1: save a checkpoint and go on."""

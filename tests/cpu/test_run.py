@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from conftest import write_recipe
@@ -171,6 +172,19 @@ def test_killed_and_resumed_equals_never_killed(tiny_model: Path, tmp_path: Path
     assert weights_hash(tmp_path / "run") == weights_hash(tmp_path / "whole")
     kept = [[r["loss"] for r in lines(tmp_path / name / "metrics.jsonl")] for name in ("run", "whole")]
     assert kept[0] == kept[1]
+
+
+def test_a_lost_process_ends_the_run_with_11(tiny_model: Path, tmp_path: Path) -> None:
+    loaded = write_recipe(tmp_path, tiny_model, **LONG | {"training__max_steps": 100_000})
+    options = [*overrides(LONG | {"training__max_steps": 100_000}), "--out", str(tmp_path / "run"), "--gpus", "2"]
+    parent = subprocess.Popen(command(loaded.path, *options), stderr=subprocess.PIPE)
+    wait_for_steps(lambda: parent.poll() is None, tmp_path / "run" / "metrics.jsonl", 5)
+    victim = max(psutil.Process(parent.pid).children(), key=lambda child: int(child.environ()["RANK"]))
+    victim.kill()
+    _, said = parent.communicate(timeout=60)
+    assert parent.returncode == 11
+    assert b"process 1 of 2 was killed by signal 9" in said
+    assert b"Traceback" not in said
 
 
 def type_in(arguments: list[str], words: Path) -> None:
