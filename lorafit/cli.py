@@ -11,6 +11,7 @@ import typer
 from lorafit import __version__
 from lorafit.errors import LorafitError, RecipeError
 from lorafit.model.quiet import quiet_libraries
+from lorafit.report.progress import say
 
 NOT_BUILT = {
     "preview": "showing the rows as the model will see them",
@@ -29,11 +30,6 @@ Overrides = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else.")]
 NO_OVERRIDES: list[str] = []
-
-
-def say(text: str) -> None:
-    """Tell the person at the terminal; standard output is for programs."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def emit(result: dict[str, Any]) -> None:
@@ -229,5 +225,3 @@ def main() -> None:
         if "--json" in sys.argv[1:]:
             emit(error.as_json())
         sys.exit(error.exit_code)
-    except BrokenPipeError:
-        sys.exit(0)

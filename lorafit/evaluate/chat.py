@@ -136,6 +136,7 @@ def _turn(speaker: Speaker, messages: Messages, said: str) -> Messages:
 def _listen() -> str:
     """Read a line; the end of input is /exit."""
     try:
-        return input("> " if sys.stdin.isatty() else "").strip()
+        said = input("> " if sys.stdin.isatty() else "").strip()
+        return said.encode("utf-8", "replace").decode()  # bytes that are no text come as surrogates
     except EOFError:
         return "/exit"

@@ -14,6 +14,7 @@ from lorafit.data.token_rows import TokenRows, joined
 from lorafit.data.tokens import Encoder
 from lorafit.errors import DataError, Fault, RecipeError
 from lorafit.evaluate.metrics import Gold
+from lorafit.model.run import file_hashes
 from lorafit.recipe.formats import Conversation, Example
 from lorafit.recipe.schema import Recipe, Source, Validation
 
@@ -35,8 +36,10 @@ class Question:
     gold_tokens: int
 
 
-def held_out(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, paths: Sequence[str]) -> HeldOut:
-    """Read the rows at `paths`, or those that the recipe validates on.
+def held_out(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, paths: Sequence[str], trained_on: list[str] | None = None
+) -> HeldOut:
+    """Read the rows at `paths`, or those that the recipe validates on; `trained_on` are the hashes of the run's files.
 
     Raises DataError with everything that is wrong with any row, RecipeError when there are no such rows.
     """
@@ -47,9 +50,16 @@ def held_out(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, paths: Sequence
         raise RecipeError("no rows were held out to measure on", fix="say which rows: --data PATH", code="E2-NO-DATA")
     if validation.path is not None:
         return _from_sources(recipe, tokenizer, [validation])
-    rows = prepare(recipe, tokenizer).validation
-    assert rows is not None
-    return HeldOut(rows, list(recipe.data.train))
+    data = prepare(recipe, tokenizer)
+    if trained_on is not None and file_hashes(data.report.as_json()) != trained_on:
+        raise DataError(
+            "the training rows have changed since the run, so that held-out rows would be others, some trained on",
+            where=str(recipe.data.train[0].path),
+            fix="restore them, or say which rows to measure on: --data PATH",
+            code="E3-CHANGED",
+        )
+    assert data.validation is not None
+    return HeldOut(data.validation, list(recipe.data.train))
 
 
 def _from_sources(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, sources: list[Validation]) -> HeldOut:

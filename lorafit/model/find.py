@@ -95,6 +95,7 @@ def refuse_code(folder: Path, config: Mapping[str, object]) -> None:
             fix="use a model that transformers has built in",
             code="E12-REMOTE-CODE",
         )
+    _refuse_kernels(folder, config)
     if not any(folder.glob("*.safetensors")):
         pickled = sorted(p.name for p in folder.glob("*.bin")) + sorted(p.name for p in folder.glob("*.pt"))
         if pickled:
@@ -106,6 +107,20 @@ def refuse_code(folder: Path, config: Mapping[str, object]) -> None:
             )
         raise ModelError("the folder holds no *.safetensors weights", where=str(folder), code="E4-WEIGHTS")
     _refuse_outside_shards(folder)
+
+
+def _refuse_kernels(folder: Path, block: Mapping[str, object]) -> None:
+    """A config may name the kernels to compute with, and a kernel may be code on the hub; ours are named by us."""
+    for key, value in block.items():
+        if isinstance(value, Mapping):
+            _refuse_kernels(folder, value)
+        elif key.lstrip("_").startswith(("attn_implementation", "experts_implementation")) and "/" in str(value):
+            raise SafetyRefusal(
+                f"config.json asks for the kernel {value!r}, which is code from elsewhere",
+                where=str(folder / "config.json"),
+                fix=f"take {key!r} out of config.json",
+                code="E12-KERNEL",
+            )
 
 
 def _refuse_outside_shards(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Which base this is: the hashes that a run's record and its adapter carry."""
 
 import hashlib
+import json
 import struct
 from pathlib import Path
 
@@ -14,6 +15,12 @@ def identify(folder: Path) -> dict[str, object]:
     files = {path.name: _fingerprint(path) for path in paths if path.is_file()}
     commit = folder.name if folder.parent.name == "snapshots" else None
     return {"commit": commit, "files": files}
+
+
+def base_hash(folder: Path) -> str:
+    """Give one hash of the files that make the base what it is."""
+    files = json.dumps(identify(folder)["files"], sort_keys=True)
+    return hashlib.sha256(files.encode()).hexdigest()
 
 
 def _fingerprint(path: Path) -> dict[str, object]:

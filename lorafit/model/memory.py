@@ -4,6 +4,7 @@ import resource
 import sys
 import warnings
 
+import psutil
 import torch
 from transformers import PreTrainedModel
 
@@ -16,13 +17,11 @@ def peak_memory_bytes(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else peak * 1024  # kibibytes everywhere but there
 
 
-def capacity_bytes(device: torch.device) -> int:
-    """Give what is free for a run: on the card, or of this machine's memory."""
+def free_bytes(device: torch.device, processes: int) -> int:
+    """Give what a process may use: what is free on its card, or its share of this machine's memory."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    import psutil
-
-    return int(psutil.virtual_memory().available)
+    return int(psutil.virtual_memory().available) // processes
 
 
 def recompute_activations(model: PreTrainedModel) -> None:

@@ -1,6 +1,7 @@
 """Leave the terminal to lorafit: what the libraries have to say, lorafit says itself, or it is not the user's."""
 
 import logging
+import os
 import warnings
 
 LIBRARIES = ("bitsandbytes", "transformers", "peft", "accelerate", "huggingface_hub", "torch")
@@ -8,6 +9,7 @@ LIBRARIES = ("bitsandbytes", "transformers", "peft", "accelerate", "huggingface_
 
 def quiet_libraries() -> None:
     """Silence warnings, notices and progress bars of the libraries; call it before they are imported."""
+    os.environ["USE_HUB_KERNELS"] = "0"  # transformers would fetch kernels, which are code, from the hub
     for name in LIBRARIES:
         logging.getLogger(name).setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", module=name)

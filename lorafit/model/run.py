@@ -1,7 +1,9 @@
 """Load a finished run to use it: the base as it was trained on, its adapter, its tokenizer and template."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -9,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lorafit.errors import ModelError
 from lorafit.model.adapt import load_adapter
 from lorafit.model.find import find_model
+from lorafit.model.identity import identify
 from lorafit.model.load import load_base, load_tokenizer, pick_device
 from lorafit.recipe.adapters import Full
 from lorafit.recipe.quantization import Unquantized
@@ -52,7 +55,26 @@ def result_folder(run: RunFolder, recipe: Recipe) -> Path:
 def base_folder(run: RunFolder, recipe: Recipe) -> Path:
     """Find the base: where training found it (a relative path may mean another place now), else by its name."""
     found = Path(str(_where_trained(run).get("folder", "")))
-    return found if found.is_absolute() and found.is_dir() else find_model(recipe.model.path, recipe.model.revision)
+    there = found.is_absolute() and found.is_dir()
+    folder = found if there else find_model(recipe.model.path, recipe.model.revision)
+    _check_same_base(run, folder)
+    return folder
+
+
+def _check_same_base(run: RunFolder, folder: Path) -> None:
+    """An adapter on another base is noise that looks like an answer."""
+    if not run.manifest.exists():
+        return
+    trained_on, here = read_manifest(run)["model"]["files"], identify(folder)["files"]
+    assert isinstance(here, dict)
+    other = sorted(name for name in {*trained_on, *here} if trained_on.get(name) != here.get(name))
+    if other:
+        raise ModelError(
+            f"the base has changed since the run: {', '.join(other[:3])}",
+            where=str(folder),
+            fix="restore it, or give the revision that was trained on",
+            code="E4-OTHER-BASE",
+        )
 
 
 def _where_trained(run: RunFolder) -> dict[str, object]:
@@ -61,12 +83,24 @@ def _where_trained(run: RunFolder) -> dict[str, object]:
     return device
 
 
+def trained_files(run: RunFolder) -> list[str] | None:
+    """Give the hashes of the files that the run was trained on, in their order; None before it began."""
+    return file_hashes(read_manifest(run)["data"]["report"]) if run.manifest.exists() else None
+
+
+def file_hashes(report: Mapping[str, Any]) -> list[str]:
+    """Give the hashes of the files of a data report."""
+    return [file["sha256"] for source in report["sources"] for file in source["files"]]
+
+
 def read_recipe(run: RunFolder) -> Recipe:
     """Read the recipe that a run was made by, with the dtype it trained in. ModelError when it is no run."""
     if not run.is_run():
         raise ModelError(f"{run.root} is no run folder", fix="give the folder that `train` wrote", code="E4-NO-RUN")
     recipe = recipe_from_resolved(run.resolved_recipe.read_text(encoding="utf-8"))
-    resolved = {"dtype": _where_trained(run).get("dtype", recipe.model.dtype)}  # `auto` is another on another machine
+    # `auto` is another on another machine; full fine-tuning trains, and keeps, float32
+    trained = "float32" if isinstance(recipe.adapter, Full) else _where_trained(run).get("dtype", recipe.model.dtype)
+    resolved = {"dtype": trained}
     return recipe.model_copy(update={"model": recipe.model.model_copy(update=resolved)})
 
 

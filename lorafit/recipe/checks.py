@@ -106,6 +106,15 @@ def why_no_run_folder(folder: Path) -> str | None:
 
 
 Check = Callable[[Recipe], Iterator[Problem]]
+
+
+def dtype_is_trained(recipe: Recipe) -> Iterator[Problem]:
+    """Small gradients vanish in float16 unless the loss is scaled, which lorafit does not do."""
+    if recipe.model.dtype == "float16":
+        what, fix = "float16 cannot be trained without scaling the loss", "use bfloat16 or float32"
+        yield Problem(("model", "dtype"), what, fix, "E2-RULE")
+
+
 CHECKS: tuple[Check, ...] = (
     warmup_ends,
     evaluation_has_rows,
@@ -115,6 +124,7 @@ CHECKS: tuple[Check, ...] = (
     target_pattern_is_safe,
     paths_are_plain,
     output_is_its_own_folder,
+    dtype_is_trained,
 )
 
 

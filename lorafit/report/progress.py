@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from lorafit.report.units import duration, gibibytes
@@ -16,8 +16,9 @@ PLAIN_LINES = 20  # about so many step lines in a log, whatever the length of th
 
 
 def say(text: str) -> None:
-    """Print a line for a person, on standard error."""
-    print(text, file=sys.stderr, flush=True)
+    """Print a line for a person, on standard error; a reader that has gone must not cost a run."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 class StepLine:

@@ -22,10 +22,14 @@ class Position:
     """Where a run stands. The order of the data, the rate and the dropout follow from the step alone."""
 
     step: int = 0  # updates made
+    micro_batch_size: int = 0  # what `auto`, or memory running out, has made of it; dropout is drawn by it
+    validation_loss: float | None = None  # the last
     best_loss: float | None = None
     best_step: int | None = None
-    stale_evaluations: int = 0  # since the best
-    seconds: float = 0.0  # spent in earlier sessions of this run
+    reference_loss: float | None = None  # what the next has to beat by min_delta
+    stale_evaluations: int = 0  # since it was beaten
+    seconds: float = 0.0  # spent, and
+    tokens: int = 0  # trained, in all sessions of this run
 
 
 def write_checkpoint(

@@ -2,7 +2,6 @@
 
 import math
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,6 +10,7 @@ from lorafit.data.prepare import PreparedData
 from lorafit.errors import NumericalError, Stopped
 from lorafit.report.progress import Reporter
 from lorafit.rundir.step import StepRecord
+from lorafit.rundir.store import verify_folder
 from lorafit.train.checkpoint import Position, read_checkpoint, restore_weights, write_checkpoint
 from lorafit.train.evaluation import validation_loss
 from lorafit.train.loop import Loop
@@ -29,10 +29,8 @@ class Course:
         self.training = loop.recipe.training
         self.position = Position()
         self.last: StepRecord | None = None
-        self.validation: float | None = None
         self.saved_step: int | None = None
         self.started = time.monotonic()
-        self.tokens = 0
 
     def resume(self) -> int:
         """Go back to the newest valid checkpoint, if there is one; give its step."""
@@ -43,6 +41,8 @@ class Course:
             self.record.say(f"resuming after step {step}")
             self.record.event("resume", {"step": step})
             self.saved_step = step
+            if self.training.micro_batch_size == "auto":  # what fits may differ today, what was trained may not
+                self.loop.micro_batch_size = self.position.micro_batch_size
         self.record.begin(step)
         return step
 
@@ -66,8 +66,9 @@ class Course:
     def _step(self, reporter: Reporter) -> None:
         done = self.loop.step(self.position.step)
         self.last = done
-        self.tokens += done.tokens
         self.position.step = done.step
+        self.position.tokens += done.tokens
+        self.position.micro_batch_size = self.loop.micro_batch_size
         self.record.metrics(done.as_json())
         self.loop.ranks.track({"loss": done.loss, "lr": done.lr, "grad_norm": done.grad_norm}, done.step)
         reporter.step(done)
@@ -101,7 +102,7 @@ class Course:
             return
         loss = validation_loss(self.loop, self.data.validation, self.data.validation_packs)
         step = self.position.step
-        self.validation = loss
+        self.position.validation_loss = loss
         self.record.event("evaluation", {"step": step, "loss": loss if math.isfinite(loss) else str(loss)})
         self.loop.ranks.track({"validation_loss": loss}, step)
         reporter.note(f"step {step}: validation loss {loss:.4f}")
@@ -111,14 +112,17 @@ class Course:
             self._compare_with_best(loss, step)
 
     def _compare_with_best(self, loss: float, step: int) -> None:
-        stopping = self.training.early_stopping
+        """Remember the best, to keep it; count evaluations that do not improve by the margin, to stop."""
+        here, stopping = self.position, self.training.early_stopping
         margin = stopping.min_delta if stopping else 0.0
-        if self.position.best_loss is None or loss < self.position.best_loss - margin:
-            self.position = replace(self.position, best_loss=loss, best_step=step, stale_evaluations=0)
+        if here.reference_loss is None or loss < here.reference_loss - margin:
+            here.reference_loss, here.stale_evaluations = loss, 0
+        else:
+            here.stale_evaluations += 1
+        if here.best_loss is None or loss < here.best_loss:
+            here.best_loss, here.best_step = loss, step
             if stopping:
                 self._save()  # the best must be there to go back to
-        else:
-            self.position.stale_evaluations += 1
 
     def _is_stale(self) -> bool:
         stopping = self.training.early_stopping
@@ -128,8 +132,10 @@ class Course:
         """With early stopping, the result is the best evaluated step and not the last."""
         best = self.position.best_step
         if self.training.early_stopping and best and best != self.position.step:
-            restore_weights(self.record.folder.checkpoint(best), self.loop.parameters)
-            self.validation = self.position.best_loss
+            folder = self.record.folder.checkpoint(best)
+            verify_folder(folder)
+            restore_weights(folder, self.loop.parameters)
+            self.position.validation_loss = self.position.best_loss
             reporter.note(f"keeping step {best}, the best (validation loss {self.position.best_loss:.4f})")
 
     def _save(self) -> None:

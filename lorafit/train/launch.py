@@ -27,7 +27,7 @@ def inside_launcher() -> bool:
 
 def is_first_process() -> bool:
     """Say whether this process is the one that speaks and writes."""
-    return int(os.environ.get("RANK", "0")) == 0
+    return not inside_launcher() or int(os.environ.get("RANK", "0")) == 0
 
 
 def launch(arguments: Sequence[str], count: int) -> int:

@@ -92,7 +92,7 @@ class Loop:
             batch = flat_batch(self.rows, self.packs, mine[start : start + self.micro_batch_size])
             with self.precision:
                 nats = summed_loss(self.model, to_device(batch, self.ranks.device))
-            self.ranks.accelerator.backward(nats / targets)
+            torch.autograd.backward(nats / targets)  # accelerate's own would scale it by what the environment says
             total += nats.detach()
         return float(self.ranks.sum(total)) / targets
 
@@ -107,7 +107,7 @@ class Loop:
         self.optimizer.zero_grad(set_to_none=True)
         raise NumericalError(
             f"step {step + 1}: the loss is {loss}, the norm of the gradient {norm}; nothing of this step was applied",
-            fix="lower training.learning_rate, then run again with --resume from the last checkpoint",
+            fix="start anew with --fresh and a lower training.learning_rate",
             code="E8-NOT-FINITE",
         )
 

@@ -18,10 +18,9 @@ class Ranks:
 
     def __init__(self, trackers: Sequence[str] = (), tracker_folder: Path | None = None) -> None:
         _check_installed(trackers)
-        # accelerate's backward would divide by its own accumulation count, so that stays 1
         self.accelerator = Accelerator(
             cpu=not torch.cuda.is_available(),
-            gradient_accumulation_steps=1,
+            mixed_precision="no",  # precision is the loop's, whatever the environment says
             log_with=list(trackers) or None,
             project_dir=tracker_folder if trackers else None,
         )

@@ -1,7 +1,6 @@
 """What a run leaves behind: the adapter (or model), read back and checked, and its final state."""
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,20 +15,28 @@ from lorafit.model.adapt import WEIGHTS, Attached, save_adapter
 from lorafit.recipe.adapters import Full
 from lorafit.recipe.resolved import recipe_hash
 from lorafit.recipe.schema import Recipe
-from lorafit.report.card import adapter_card
+from lorafit.report.card import adapter_card, model_card
 from lorafit.report.units import duration, gibibytes
+from lorafit.rundir.journal import read_metrics
 from lorafit.rundir.layout import RunFolder
+from lorafit.rundir.step import StepRecord
 from lorafit.rundir.store import Commit
+from lorafit.train.checkpoint import Position
 from lorafit.train.course import Course
 from lorafit.train.record import Record
 from lorafit.train.sizes import Sizes
 
 
 def publish(
-    record: Record, recipe: Recipe, attached: Attached, tokenizer: PreTrainedTokenizerBase, data: PreparedData
+    record: Record,
+    recipe: Recipe,
+    attached: Attached,
+    tokenizer: PreTrainedTokenizerBase,
+    data: PreparedData,
+    base_hash: str,
 ) -> Commit | None:
     """Commit the result with its tokenizer, template and card, after reading it back."""
-    facts = {"recipe": recipe_hash(recipe), "data": data.fingerprint}
+    facts = {"recipe": recipe_hash(recipe), "data": data.fingerprint, "base": base_hash}
     full = isinstance(recipe.adapter, Full)
 
     def fill(folder: Path) -> None:
@@ -39,10 +46,14 @@ def publish(
             save_adapter(attached.model, folder, facts)
             _check_adapter(attached.model, folder)
         tokenizer.save_pretrained(folder)
-        card = adapter_card(recipe, attached.trainable_parameters, attached.model_parameters, len(attached.targets))
+        card = model_card(recipe, attached.trainable_parameters) if full else _adapter_card(recipe, attached)
         (folder / "README.md").write_text(card, encoding="utf-8")
 
     return record.publish(record.folder.model if full else record.folder.adapter, fill, facts)
+
+
+def _adapter_card(recipe: Recipe, attached: Attached) -> str:
+    return adapter_card(recipe, attached.trainable_parameters, attached.model_parameters, len(attached.targets))
 
 
 def _check_adapter(model: torch.nn.Module, folder: Path) -> None:
@@ -59,24 +70,35 @@ def _check_adapter(model: torch.nn.Module, folder: Path) -> None:
 
 def summary(record: Record, course: Course, commit: Commit | None, sizes: Sizes) -> dict[str, object]:
     """Write result.json, tell the person what to do next, and give the final state."""
-    last = course.last
-    seconds = course.position.seconds
-    folder = record.folder
+    position, folder = course.position, record.folder
+    last = course.last or _last_step(folder)
     result: dict[str, object] = {
         "status": "finished",
-        "steps": course.position.step,
+        "steps": position.step,
         "loss": last.loss if last else None,
-        "eval": {"loss": course.validation, "best_loss": course.position.best_loss} if course.validation else None,
+        "eval": _validation(position),
         "adapter": str(folder.adapter if folder.adapter.is_dir() else folder.model),
         "adapter_sha256": _weights_hash(commit) if commit else None,
         "peak_bytes": last.peak_bytes if last else None,
         "estimated_peak_bytes": sizes.estimated_peak_bytes,
-        "seconds": round(seconds, 3),
-        "tokens_per_second": round(course.tokens / seconds, 1) if seconds else None,
+        "seconds": round(position.seconds, 3),
+        "tokens_per_second": round(position.tokens / position.seconds, 1) if position.seconds else None,
     }
     record.write_json(folder.result, result)
     record.say(_closing(folder, result))
     return result
+
+
+def _last_step(folder: RunFolder) -> StepRecord | None:
+    """Read the last step, where an earlier session took it and this one only had to publish."""
+    lines = read_metrics(folder)
+    return StepRecord(**lines[-1]) if lines else None
+
+
+def _validation(position: Position) -> dict[str, object] | None:
+    if position.validation_loss is None:
+        return None
+    return {"loss": position.validation_loss, "best_loss": position.best_loss}
 
 
 def _weights_hash(commit: Commit) -> str:
@@ -91,16 +113,18 @@ def _closing(folder: RunFolder, result: dict[str, Any]) -> str:
     validation = f", validation loss {result['eval']['loss']:.4f}" if result["eval"] else ""
     loss = f"loss {result['loss']:.4f}{validation}; " if result["loss"] is not None else ""
     peak = gibibytes(result["peak_bytes"]) if result["peak_bytes"] else "unknown"
-    return (
-        f"finished {result['steps']} steps in {duration(result['seconds'])}: {loss}peak {peak}\n"
-        f"adapter: {shown / Path(result['adapter']).name}\n"
-        f"next:\n"
-        f"  lorafit eval {shown} --compare-base\n"
-        f"  lorafit generate {shown}\n"
-        f"  lorafit merge {shown} --out {shown}-merged"
-    )
+    lines = [
+        f"finished {result['steps']} steps in {duration(result['seconds'])}: {loss}peak {peak}",
+        f"{'adapter' if folder.adapter.is_dir() else 'model'}: {shown / Path(result['adapter']).name}",
+        "next:",
+        f"  lorafit eval {shown}{_eval_options(folder, result)}",
+        f"  lorafit generate {shown}",
+        f"  lorafit merge {shown} --out {shown}-merged",
+    ]
+    return "\n".join(lines)
 
 
-def read_result(folder: RunFolder) -> dict[str, object]:
-    """Read the final state of a finished run."""
-    return cast("dict[str, object]", json.loads(folder.result.read_text(encoding="utf-8")))
+def _eval_options(folder: RunFolder, result: dict[str, Any]) -> str:
+    """Name rows where none were held out, and the base where there is an adapter to take off."""
+    rows = "" if result["eval"] else " --data PATH"
+    return rows + (" --compare-base" if folder.adapter.is_dir() else "")

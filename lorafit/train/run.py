@@ -7,13 +7,12 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from lorafit.data.prepare import PreparedData, prepare
-from lorafit.errors import RecipeError
 from lorafit.model.adapt import Attached, attach
 from lorafit.model.documents import use_flat_rows
 from lorafit.model.find import find_model, read_config
-from lorafit.model.identity import identify
+from lorafit.model.identity import base_hash, identify
 from lorafit.model.load import Base, load_base, load_tokenizer, pick_device, pick_dtype
-from lorafit.model.memory import recompute_activations
+from lorafit.model.memory import free_bytes, recompute_activations
 from lorafit.plan.plan import Plan, make_plan
 from lorafit.plan.targets import leaf_counts
 from lorafit.recipe.resolved import recipe_hash
@@ -41,16 +40,18 @@ def train(recipe: Recipe, folder: RunFolder, run: Run | None) -> dict[str, objec
         with listening() as requests:
             model_folder, tokenizer, data = read_data(recipe)
             record.say(data.report.as_text())
+            room = free_bytes(ranks.device, ranks.count)
             base = load_base(recipe.model, recipe.quantization, ranks.device, model_folder)
             attached = adapt(recipe, base)
-            sizes = choose_sizes(recipe, read_config(model_folder), base.dtype, ranks.count, ranks.device)
+            sizes = choose_sizes(recipe, read_config(model_folder), base.dtype, ranks.count, room)
             loop = make_loop(recipe, attached, data, sizes, ranks, base)
             course = Course(loop, data, record, requests)
-            record.manifest(_manifest(recipe, base, data, ranks))
+            if ranks.is_first:
+                record.manifest(_manifest(recipe, base, data, ranks))
             _describe(record, recipe, base, attached, loop.plan, sizes)
             with reporting(loop.plan.total_steps, course.resume(), speaks=ranks.is_first) as reporter:
                 course.run(reporter)
-            commit = publish(record, recipe, attached, tokenizer, data)
+            commit = publish(record, recipe, attached, tokenizer, data, base_hash(base.folder))
             result = summary(record, course, commit, sizes)
             record.finish(course.position.step)
             return result
@@ -84,7 +85,7 @@ def dry_run(recipe: Recipe, world_size: int) -> dict[str, object]:
     model_folder, _, data = read_data(recipe)
     device = pick_device()
     dtype = pick_dtype(recipe.model.dtype, device)
-    sizes = choose_sizes(recipe, read_config(model_folder), dtype, world_size, device)
+    sizes = choose_sizes(recipe, read_config(model_folder), dtype, world_size, free_bytes(device, world_size))
     plan = make_plan(
         recipe.training, len(data.train_packs), world_size, sizes.micro_batch_size, sizes.gradient_checkpointing
     )
@@ -103,13 +104,6 @@ def read_data(recipe: Recipe) -> tuple[Path, PreTrainedTokenizerBase, PreparedDa
 
 def adapt(recipe: Recipe, base: Base) -> Attached:
     """Lay rows out flat, and put the adapter on."""
-    if base.dtype == torch.float16:
-        raise RecipeError(
-            "float16 cannot be trained without scaling the loss, which this version does not do",
-            where="model.dtype",
-            fix="use bfloat16 or float32",
-            code="E2-FLOAT16",
-        )
     use_flat_rows(base.model, recipe.model.attention)
     return attach(base.model, recipe.adapter, recipe.model.path, recipe.seed)
 

@@ -30,9 +30,10 @@ class Requests:
 
 @contextmanager
 def listening() -> Iterator[Requests]:
-    """Listen for SIGINT, SIGTERM and SIGUSR1 while a run is under way."""
+    """Listen for SIGINT, SIGTERM, SIGHUP (the terminal is gone) and SIGUSR1 while a run is under way."""
     requests = Requests()
-    handlers = {signal.SIGINT: requests.on_stop, signal.SIGTERM: requests.on_stop, signal.SIGUSR1: requests.on_save}
+    handlers = dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), requests.on_stop)
+    handlers[signal.SIGUSR1] = requests.on_save
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield requests

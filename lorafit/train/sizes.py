@@ -7,7 +7,6 @@ from typing import cast
 import torch
 
 from lorafit.errors import ModelError
-from lorafit.model.memory import capacity_bytes
 from lorafit.plan.memory import estimate, largest_micro_batch
 from lorafit.plan.question import BaseDtype, MemoryQuestion
 from lorafit.plan.shapes import shape_from_config
@@ -26,16 +25,19 @@ class Sizes:
 
 
 def choose_sizes(
-    recipe: Recipe, config: Mapping[str, object], dtype: torch.dtype, world_size: int, device: torch.device
+    recipe: Recipe, config: Mapping[str, object], dtype: torch.dtype, world_size: int, free_bytes: int
 ) -> Sizes:
-    """Resolve `auto`: recompute only when a row does not fit without it, then take the most rows that fit."""
+    """Resolve `auto`: recompute only when a row does not fit without it, then take the most rows that fit.
+
+    `free_bytes` is what this process may use for everything, the base included.
+    """
     training = recipe.training
     try:
         question = _question(recipe, config, dtype, world_size)
     except ModelError:
         rows = 1 if training.micro_batch_size == "auto" else training.micro_batch_size
         return Sizes(rows, training.gradient_checkpointing != "none", None)
-    usable = int(USABLE_SHARE * capacity_bytes(device))
+    usable = int(USABLE_SHARE * free_bytes)
     if training.gradient_checkpointing == "auto":
         question = replace(question, checkpointing=estimate(question).peak_bytes > usable)
     if training.micro_batch_size == "auto":

@@ -9,7 +9,8 @@ from lorafit.recipe.load import LoadedRecipe
 from lorafit.recipe.resolved import canonical_json, recipe_hash
 from lorafit.report.progress import say
 from lorafit.rundir.layout import RunFolder
-from lorafit.rundir.state import Mode, Run, open_run
+from lorafit.rundir.result import read_result
+from lorafit.rundir.state import Mode, Run, open_run, read_state
 from lorafit.train.launch import is_first_process
 
 
@@ -20,12 +21,13 @@ def start(loaded: LoadedRecipe, root: Path, mode: Mode) -> dict[str, object]:
     with _claim(loaded, root, mode) as run:
         for note in run.notes if run else ():
             say(note)
-        if run is not None and run.status == "finished":
-            return _already_finished(run)
+        folder = RunFolder(root.resolve())
+        if mode == "resume" and folder.is_run() and read_state(folder).status == "finished":
+            return _already_finished(folder)
         quiet_libraries()
         from lorafit.train.run import train
 
-        return train(loaded.recipe, RunFolder(root.resolve()), run)
+        return train(loaded.recipe, folder, run)
 
 
 def look_ahead(loaded: LoadedRecipe, world_size: int) -> dict[str, object]:
@@ -43,8 +45,8 @@ def _claim(loaded: LoadedRecipe, root: Path, mode: Mode) -> AbstractContextManag
     return open_run(root, loaded.text, canonical_json(loaded.recipe), recipe_hash(loaded.recipe), mode)
 
 
-def _already_finished(run: Run) -> dict[str, object]:
-    from lorafit.train.result import read_result
-
-    say(f"{run.folder.root} is finished: nothing left to do (use --fresh to train anew)")
-    return read_result(run.folder)
+def _already_finished(folder: RunFolder) -> dict[str, object]:
+    """Every process comes here, as the state is there before any of them."""
+    if is_first_process():
+        say(f"{folder.root} is finished: nothing left to do (use --fresh to train anew)")
+    return read_result(folder)

@@ -73,6 +73,15 @@ def test_built_in_code_is_used_where_a_model_brings_its_own_too(copy: Path) -> N
     load_base(ModelSpec(path=str(copy)), Nf4(), CPU)
 
 
+@pytest.mark.parametrize("where", ["config", "text_config"])
+@pytest.mark.parametrize("key", ["_attn_implementation", "_attn_implementation_internal", "attn_implementation"])
+def test_a_kernel_from_the_hub_is_refused(copy: Path, key: str, where: str) -> None:
+    change_config(copy, **({key: "someone/kernel"} if where == "config" else {where: {key: "someone/kernel"}}))
+    error = refusal(copy)
+    assert isinstance(error, SafetyRefusal)
+    assert "someone/kernel" in str(error)
+
+
 def test_pickled_weights_are_refused(copy: Path) -> None:
     (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
     assert isinstance(refusal(copy), SafetyRefusal)

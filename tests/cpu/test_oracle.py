@@ -193,6 +193,15 @@ def test_the_gradient_does_not_depend_on_packing(tiny_model: Path) -> None:
         torch.testing.assert_close(loop.parameters[name].grad, value, rtol=1e-5, atol=1e-6)
 
 
+def test_the_environment_does_not_scale_the_gradient(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = ragged_rows(BATCH)
+    plain = gradient(make_loop(tiny_model, rows, one_row_packs(rows), micro=4))
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+    again = gradient(make_loop(tiny_model, rows, one_row_packs(rows), micro=4))
+    assert all(torch.equal(plain[name], again[name]) for name in plain)
+
+
 def test_every_b_moves_and_the_base_does_not(tiny_model: Path) -> None:
     rows = ragged_rows(16)
     loop = make_loop(tiny_model, rows, one_row_packs(rows), micro=4)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,17 +16,19 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from conftest import write_recipe
+from conftest import chat_rows, write_recipe, write_rows
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from lorafit.cli import main
-from lorafit.errors import ModelError, ResumeRefused, RunInUse
+from lorafit.errors import DataError, ModelError, ResumeRefused, RunInUse, StorageError
+from lorafit.evaluate.run import evaluate
 from lorafit.model.run import load_run
 from lorafit.recipe.load import LoadedRecipe
 from lorafit.rundir.layout import RunFolder
 from lorafit.rundir.state import Mode
+from lorafit.train import run as training
 from lorafit.train.start import start
 
 LONG = {"training__max_steps": 60, "training__save_every": 4, "training__schedule": "linear"}
@@ -141,6 +144,57 @@ def test_a_used_folder_is_refused_and_a_finished_run_has_nothing_left(tiny_model
         start(write_recipe(tmp_path, tiny_model, training__learning_rate=0.5), tmp_path / "run", "resume")
 
 
+def test_a_finished_run_ends_at_once_in_every_process(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = write_recipe(tmp_path, tiny_model)
+    first = start(loaded, tmp_path / "run", "new")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    assert start(loaded, tmp_path / "run", "resume") == first
+
+
+def flip_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_damaged_best_step_is_not_published(tiny_model: Path, tmp_path: Path) -> None:
+    changes = {"training__early_stopping": {"patience": 2}, "training__eval_every": 1, "training__learning_rate": 0.2}
+    loaded = write_recipe(tmp_path, tiny_model, training__max_steps=40, **changes)
+    start(loaded, tmp_path / "whole", "new")
+    run = RunFolder(tmp_path / "run")
+    shutil.copytree(tmp_path / "whole", run.root)
+    best = min((e for e in lines(run.events) if e["event"] == "evaluation" and e["step"]), key=lambda e: e["loss"])
+    flip_a_bit(run.checkpoint(best["step"]) / "adapter.safetensors")
+    shutil.rmtree(run.adapter)
+    state = json.loads(run.state.read_text())
+    run.state.write_text(json.dumps(state | {"status": "running"}))
+    with pytest.raises(StorageError, match=r"adapter\.safetensors"):
+        start(loaded, run.root, "resume")
+    assert not run.adapter.exists()
+
+
+def test_another_base_under_the_adapter_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    base = Path(shutil.copytree(tiny_model, tmp_path / "base"))
+    start(write_recipe(tmp_path, base), tmp_path / "run", "new")
+    load_run(tmp_path / "run")
+    tensors = load_file(base / "model.safetensors")
+    save_file({name: 1.05 * t for name, t in tensors.items()}, base / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="the base has changed"):
+        load_run(tmp_path / "run")
+
+
+def test_held_out_rows_of_a_changed_file_are_refused(tiny_model: Path, tmp_path: Path) -> None:
+    loaded = write_recipe(tmp_path, tiny_model, data__validation={"fraction": 0.3})
+    start(loaded, tmp_path / "run", "new")
+    evaluate(str(tmp_path / "run"), data=[], metrics=[], compare_base=False)
+    write_rows(tmp_path / "train.jsonl", chat_rows(60))
+    with pytest.raises(DataError, match="have changed since the run"):
+        evaluate(str(tmp_path / "run"), data=[], metrics=[], compare_base=False)
+
+
 def wait_for_steps(is_running: Callable[[], bool], metrics: Path, count: int) -> None:
     for _ in range(6000):
         if metrics.exists() and len(metrics.read_bytes().splitlines()) >= count:
@@ -185,6 +239,19 @@ def test_a_lost_process_ends_the_run_with_11(tiny_model: Path, tmp_path: Path) -
     assert parent.returncode == 11
     assert b"process 1 of 2 was killed by signal 9" in said
     assert b"Traceback" not in said
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_less_memory_after_a_kill_changes_no_number(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = LONG | {"training__micro_batch_size": "auto", "adapter__dropout": 0.1}
+    loaded = write_recipe(tmp_path, tiny_model, **changes)
+    start(loaded, tmp_path / "whole", "new")
+    killed_after(20, loaded, tmp_path / "run", "new")
+    monkeypatch.setattr(training, "free_bytes", lambda *_: 2**24)
+    start(loaded, tmp_path / "run", "resume")
+    assert weights_hash(tmp_path / "run") == weights_hash(tmp_path / "whole")
 
 
 def type_in(arguments: list[str], words: Path) -> None:
