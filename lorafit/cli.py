@@ -1,17 +1,21 @@
 """The commands: read the words, load the recipe, call the one room that does the work, print."""
 
 import json
+import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
+from typer.exceptions import TyperException
 
 from lorafit import __version__
-from lorafit.errors import LorafitError, RecipeError
+from lorafit.errors import LorafitError, RecipeError, StorageError
 from lorafit.model.quiet import quiet_libraries
 from lorafit.report.progress import say
+from lorafit.train.launch import is_first_process
 
 NOT_BUILT = {
     "preview": "showing the rows as the model will see them",
@@ -22,7 +26,7 @@ NOT_BUILT = {
 }
 
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True)
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The YAML recipe.")]
 Overrides = Annotated[
@@ -34,17 +38,32 @@ NO_OVERRIDES: list[str] = []
 
 def emit(result: dict[str, Any]) -> None:
     """Print the result for a program."""
-    print(json.dumps(result, ensure_ascii=False, allow_nan=False))
+    write_out(json.dumps(result, ensure_ascii=False, allow_nan=False))
+
+
+def write_out(text: str) -> None:
+    """Write to standard output. StorageError when it is full; 128 + SIGPIPE when its reader has gone, as usual."""
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would try once more at its end
+        if isinstance(error, BrokenPipeError):
+            sys.exit(128 + signal.SIGPIPE)
+        raise StorageError(f"cannot write: {error.strerror}", where="standard output", code="E7-OUTPUT") from None
 
 
 @app.callback(invoke_without_command=True)
 def lorafit(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     """Fine-tune language models with low-rank adapters, from one YAML recipe."""
     if version:
-        print(__version__)
+        write_out(__version__)
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        say(context.get_help())
+        raise typer.Exit(RecipeError.exit_code)
 
 
 @app.command()
@@ -65,7 +84,7 @@ def train(
         raise RecipeError("--resume continues a run and --fresh starts anew", fix="give one of them", code="E2-USAGE")
     loaded = load_recipe(recipe, overrides)
     mode: Literal["new", "resume", "fresh"] = "resume" if resume else "fresh" if fresh else "new"
-    from lorafit.train.launch import inside_launcher, is_first_process, launch
+    from lorafit.train.launch import inside_launcher, launch
 
     if gpus > 1 and not inside_launcher() and not dry_run:
         raise typer.Exit(launch(sys.argv[1:], gpus))
@@ -195,7 +214,7 @@ def schema() -> None:
     """Print the recipe's JSON Schema, for completion in an editor."""
     from lorafit.recipe.resolved import schema_json
 
-    print(schema_json())
+    write_out(schema_json().rstrip())
 
 
 def _refusal(name: str) -> Callable[[], None]:
@@ -219,9 +238,15 @@ for _name in NOT_BUILT:
 def main() -> None:
     """Run a command and leave with the exit code of the error tree."""
     try:
-        app(prog_name="lorafit")
+        sys.exit(app(prog_name="lorafit", standalone_mode=False))
+    except TyperException as error:
+        _fail(RecipeError(str(error), fix="`--help` tells what a command takes", code="E2-USAGE"))
     except LorafitError as error:
-        say(str(error))
-        if "--json" in sys.argv[1:]:
-            emit(error.as_json())
-        sys.exit(error.exit_code)
+        _fail(error)
+
+
+def _fail(error: LorafitError) -> NoReturn:
+    say(str(error))
+    if "--json" in sys.argv[1:] and is_first_process():
+        emit(error.as_json())
+    sys.exit(error.exit_code)

@@ -29,8 +29,9 @@ class Terminal(TextStreamer):
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
         """Write what can no longer change."""
-        sys.stdout.write(text + ("\n" if stream_end else ""))
-        sys.stdout.flush()
+        if sys.stdout is not None:  # as it is when it was closed before the command began
+            sys.stdout.write(text + ("\n" if stream_end else ""))
+            sys.stdout.flush()
 
 
 class Speaker:

@@ -37,7 +37,7 @@ class Question:
 
 
 def held_out(
-    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, paths: Sequence[str], trained_on: list[str] | None = None
+    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, paths: Sequence[str], trained_on: dict[str, str] | None = None
 ) -> HeldOut:
     """Read the rows at `paths`, or those that the recipe validates on; `trained_on` are the hashes of the run's files.
 
@@ -51,7 +51,7 @@ def held_out(
     if validation.path is not None:
         return _from_sources(recipe, tokenizer, [validation])
     data = prepare(recipe, tokenizer)
-    if trained_on is not None and file_hashes(data.report.as_json()) != trained_on:
+    if trained_on is not None and _changed(file_hashes(data.report.as_json()), trained_on):
         raise DataError(
             "the training rows have changed since the run, so that held-out rows would be others, some trained on",
             where=str(recipe.data.train[0].path),
@@ -60,6 +60,11 @@ def held_out(
         )
     assert data.validation is not None
     return HeldOut(data.validation, list(recipe.data.train))
+
+
+def _changed(files: dict[str, str], trained_on: dict[str, str]) -> bool:
+    """Compare contents; the same files may be called by other paths from another folder."""
+    return sorted(files.values()) != sorted(trained_on.values())
 
 
 def _from_sources(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, sources: list[Validation]) -> HeldOut:

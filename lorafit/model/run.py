@@ -83,14 +83,15 @@ def _where_trained(run: RunFolder) -> dict[str, object]:
     return device
 
 
-def trained_files(run: RunFolder) -> list[str] | None:
-    """Give the hashes of the files that the run was trained on, in their order; None before it began."""
-    return file_hashes(read_manifest(run)["data"]["report"]) if run.manifest.exists() else None
+def trained_files(run: RunFolder) -> dict[str, str] | None:
+    """Give the files that the run was trained on, with their hashes; None before it began."""
+    files: dict[str, str] | None = read_manifest(run)["data"]["files"] if run.manifest.exists() else None
+    return files
 
 
-def file_hashes(report: Mapping[str, Any]) -> list[str]:
-    """Give the hashes of the files of a data report."""
-    return [file["sha256"] for source in report["sources"] for file in source["files"]]
+def file_hashes(report: Mapping[str, Any]) -> dict[str, str]:
+    """Give the hash of each file of a data report, by its path."""
+    return {file["path"]: file["sha256"] for source in report["sources"] for file in source["files"]}
 
 
 def read_recipe(run: RunFolder) -> Recipe:

@@ -66,7 +66,7 @@ class Validation(Spec):
 class DataSpec(Spec):
     """What the model is trained and validated on."""
 
-    train: Sources = Field(description="One source or a list of them.")
+    train: Sources = Field(description="A path, one source, or a list of sources.")
     validation: Validation | None = Field(default=None, description="What is held out; null holds nothing out.")
     max_length: int = Field(default=2048, ge=8, le=10_000_000, description="Longest row, in tokens.")
     packing: bool = Field(default=True, description="Put several short rows into one; they do not see each other.")
@@ -85,9 +85,11 @@ class DataSpec(Spec):
         default=None, description="Jinja file to use instead of the tokenizer's own template."
     )
 
-    @field_validator("train", mode="before", json_schema_input_type=Source | Sources)
+    @field_validator("train", mode="before", json_schema_input_type=PathText | Source | Sources)
     @classmethod
     def _one_is_a_list(cls, value: object) -> object:
+        if isinstance(value, str):
+            return [{"path": value}]
         return [value] if isinstance(value, dict | Source) else value
 
 

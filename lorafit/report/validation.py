@@ -39,7 +39,7 @@ def check(loaded: LoadedRecipe) -> Validation:
     """
     result = Validation(loaded)
     wrong: list[LorafitError] = []
-    for look in (_check_model, _check_template, _check_data):
+    for look in (_check_model, _check_adapter, _check_template, _check_data):
         try:
             look(loaded.recipe, result.notes)
         except LorafitError as error:
@@ -76,6 +76,12 @@ def _check_template(recipe: Recipe, notes: list[str]) -> None:
     template = recipe.data.chat_template
     if template is not None and not Path(template).is_file():
         raise ModelError(f"no file at {template!r}", where="data.chat_template", code="E4-TEMPLATE")
+
+
+def _check_adapter(recipe: Recipe, notes: list[str]) -> None:
+    start = None if isinstance(recipe.adapter, Full) else recipe.adapter.init_from
+    if start is not None and not (Path(start) / "adapter_config.json").is_file():
+        raise ModelError(f"no adapter at {start!r}", where="adapter.init_from", code="E4-ADAPTER")
 
 
 def _check_data(recipe: Recipe, notes: list[str]) -> None:

@@ -73,6 +73,11 @@ class RunFolder:
         """What a person reads: evaluations, the page with the curves."""
         return self.root / "reports"
 
+    @property
+    def data_report(self) -> Path:
+        """Every row accounted for: read, kept, dropped, cut, bad."""
+        return self.reports / "data.json"
+
     def is_run(self) -> bool:
         """Tell whether a run was begun here."""
         return self.state.is_file()

@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 
-from lorafit.errors import RunInUse
+from lorafit.errors import RunInUse, StorageError
 from lorafit.rundir.disk import storage_faults
 from lorafit.rundir.layout import RunFolder
 from lorafit.rundir.store import Store
@@ -72,10 +72,17 @@ class RunLock:
             _held.discard(self._descriptor)
         self._descriptor = None
 
+    def _make_root(self) -> None:
+        try:
+            Store().make_folder(self.folder.root)
+        except FileNotFoundError:  # as below /proc; of a lock it means another thing
+            where, fix = str(self.folder.root), "choose another folder with --out"
+            raise StorageError("cannot be made", where=where, fix=fix, code="E7-FOLDER") from None
+
     def _take(self) -> int:
         """Open and lock the file; FileNotFoundError if it is not, or no longer, there."""
         if not self.shared:
-            Store().make_folder(self.folder.root)
+            self._make_root()
         descriptor = os.open(self.folder.lock, os.O_RDONLY if self.shared else os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(descriptor, (fcntl.LOCK_SH if self.shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)

@@ -119,6 +119,7 @@ class Store:
         assert not (folder / COMMIT).exists(), "fill wrote a COMMIT.json of its own"
         for file in folder_files(folder):
             assert not (folder / file).is_symlink(), f"fill made a link: {file}"
+            (folder / file).chmod(0o666 & ~_umask())  # safetensors' files are for their owner alone
             self.disk.fsync(folder / file)
         self.disk.write(folder / COMMIT, seal(folder, name, facts))
         self.disk.fsync(folder / COMMIT)
@@ -195,6 +196,12 @@ class Store:
         except OSError as error:  # some network file systems cannot, and make names durable at once
             if error.errno not in (errno.EINVAL, errno.ENOTSUP):
                 raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)  # there is no way to ask without setting it
+    os.umask(mask)
+    return mask
 
 
 def _lost_home(leftover: Path) -> Path | None:

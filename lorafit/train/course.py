@@ -87,7 +87,7 @@ class Course:
             raise Stopped(
                 f"stopped on request after step {self.position.step}"
                 + (", checkpoint saved" if self.position.step else ", before anything was trained"),
-                fix="go on with: lorafit train RECIPE --resume",
+                fix="go on with the same command and --resume",
                 code="E75-STOPPED",
             )
 

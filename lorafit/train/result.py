@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from shlex import quote
 from typing import Any, cast
 
 import torch
@@ -117,9 +118,9 @@ def _closing(folder: RunFolder, result: dict[str, Any]) -> str:
         f"finished {result['steps']} steps in {duration(result['seconds'])}: {loss}peak {peak}",
         f"{'adapter' if folder.adapter.is_dir() else 'model'}: {shown / Path(result['adapter']).name}",
         "next:",
-        f"  lorafit eval {shown}{_eval_options(folder, result)}",
-        f"  lorafit generate {shown}",
-        f"  lorafit merge {shown} --out {shown}-merged",
+        f"  lorafit eval {quote(str(shown))}{_eval_options(folder, result)}",
+        f"  lorafit generate {quote(str(shown))}",
+        f"  lorafit merge {quote(str(shown))} --out {quote(f'{shown}-merged')}",
     ]
     return "\n".join(lines)
 

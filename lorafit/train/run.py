@@ -9,10 +9,11 @@ from transformers import PreTrainedTokenizerBase
 from lorafit.data.prepare import PreparedData, prepare
 from lorafit.model.adapt import Attached, attach
 from lorafit.model.documents import use_flat_rows
-from lorafit.model.find import find_model, read_config
+from lorafit.model.find import find_model, read_config, refuse_code
 from lorafit.model.identity import base_hash, identify
 from lorafit.model.load import Base, load_base, load_tokenizer, pick_device, pick_dtype
 from lorafit.model.memory import free_bytes, recompute_activations
+from lorafit.model.run import file_hashes
 from lorafit.plan.plan import Plan, make_plan
 from lorafit.plan.targets import leaf_counts
 from lorafit.recipe.resolved import recipe_hash
@@ -48,6 +49,7 @@ def train(recipe: Recipe, folder: RunFolder, run: Run | None) -> dict[str, objec
             course = Course(loop, data, record, requests)
             if ranks.is_first:
                 record.manifest(_manifest(recipe, base, data, ranks))
+                record.write_json(folder.data_report, data.report.as_json())
             _describe(record, recipe, base, attached, loop.plan, sizes)
             with reporting(loop.plan.total_steps, course.resume(), speaks=ranks.is_first) as reporter:
                 course.run(reporter)
@@ -68,7 +70,7 @@ def _manifest(recipe: Recipe, base: Base, data: PreparedData, ranks: Ranks) -> M
         recipe_hash=recipe_hash(recipe),
         seed=recipe.seed,
         model=identify(base.folder),
-        data={"fingerprint": data.fingerprint, "report": data.report.as_json()},
+        data={"fingerprint": data.fingerprint, "files": file_hashes(data.report.as_json())},
         device={
             "kind": ranks.device.type,
             "card": card,
@@ -97,6 +99,7 @@ def dry_run(recipe: Recipe, world_size: int) -> dict[str, object]:
 def read_data(recipe: Recipe) -> tuple[Path, PreTrainedTokenizerBase, PreparedData]:
     """Find the model, and turn the rows into what it is trained on; doubtful rows stop here, before any weight."""
     model_folder = find_model(recipe.model.path, recipe.model.revision)
+    refuse_code(model_folder, read_config(model_folder))
     template = Path(recipe.data.chat_template) if recipe.data.chat_template else None
     tokenizer = load_tokenizer(model_folder, template)
     return model_folder, tokenizer, prepare(recipe, tokenizer)
@@ -160,5 +163,5 @@ def plan_text(plan: Plan, sizes: Sizes) -> str:
         f"plan: {plan.total_steps} steps of {plan.global_batch_size} rows ({plan.packs} rows an epoch), "
         f"{plan.micro_batch_size} a pass, warm-up {plan.warmup_steps}, "
         f"recompute {'on' if plan.gradient_checkpointing else 'off'}, "
-        f"memory {'not estimated' if peak is None else f'about {gibibytes(peak)}'}"
+        f"memory {'not estimated' if peak is None else f'about {gibibytes(peak)} of tensors'}"
     )

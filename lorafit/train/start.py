@@ -19,11 +19,11 @@ def start(loaded: LoadedRecipe, root: Path, mode: Mode) -> dict[str, object]:
     # transformers would start a thread that asks the hub about every model it loads
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     with _claim(loaded, root, mode) as run:
-        for note in run.notes if run else ():
-            say(note)
         folder = RunFolder(root.resolve())
         if mode == "resume" and folder.is_run() and read_state(folder).status == "finished":
             return _already_finished(folder)
+        for note in run.notes if run else ():
+            say(note)
         quiet_libraries()
         from lorafit.train.run import train
 

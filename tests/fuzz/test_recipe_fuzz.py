@@ -92,6 +92,8 @@ def repaired(recipe: dict[str, Any]) -> dict[str, Any]:
         recipe["data"]["validation"] = {"fraction": validation.get("fraction") or 0.1}
     if recipe["data"].get("validation") is None or training.get("eval_every") is None:
         training |= {"early_stopping": None, "eval_every": None}
+    if recipe["model"].get("dtype") == "float16":
+        recipe["model"]["dtype"] = "bfloat16"
     if recipe.get("adapter", {}).get("kind") == "full":
         recipe.pop("quantization", None)
     if isinstance(targets := recipe.get("adapter", {}).get("target_modules"), dict):

@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lorafit import cli
+from lorafit.recipe.load import recipe_from
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -65,3 +66,21 @@ def test_make_targets_exist(page: Path) -> None:
 @every_page
 def test_links_lead_somewhere(page: Path) -> None:
     assert [link for link in LINK.findall(page.read_text()) if not (page.parent / link).exists()] == []
+
+
+BLOCK = re.compile(r"```yaml\n(.*?)```", re.DOTALL)
+RECIPES = [
+    pytest.param(text, id=f"{page.name}-{number}")
+    for page in PAGES
+    for number, text in enumerate(BLOCK.findall(page.read_text()))
+    if re.search(r"^version:", text, re.MULTILINE)
+]
+
+
+def test_recipes_in_the_docs_are_found() -> None:
+    assert RECIPES
+
+
+@pytest.mark.parametrize("text", RECIPES)
+def test_recipes_in_the_docs_are_valid(text: str) -> None:
+    recipe_from(text.encode(), "a recipe of the docs")

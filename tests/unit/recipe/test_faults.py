@@ -82,7 +82,7 @@ def test_one_fault(faults: Faults, text: str, expected: str) -> None:
         ("version: 2\nmodel: {}\ndata:\n  train: []", ["1:10: version: expected 1, got 2", "2:1: model.path: a req",
                                                        "4:10: data.train: expected a list of blocks of keys"]),
         ("version: 1\nmodel: x\ndata: x.jsonl", ["2:8: model: expected a block", "3:7: data: expected a block"]),
-        ("version: '1'\nmodel: {pth: x}\ndata: {train: x}", ["1:10: version: expected 1, got \"1\"; write 1",
+        ("version: '1'\nmodel: {pth: x}\ndata: {train: 7}", ["1:10: version: expected 1, got \"1\"; write 1",
                                                              '2:9: model.pth: unknown key; did you mean "path"?',
                                                              "3:15: data.train: expected a list"]),
     ],
