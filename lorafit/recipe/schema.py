@@ -136,7 +136,7 @@ class TrainingSpec(Spec):
         default=None, ge=1, le=COUNT, description="Steps between checkpoints; null: only at the end."
     )
     keep_checkpoints: int = Field(
-        default=2, ge=2, le=COUNT, description="Newest checkpoints kept (the best is kept besides)."
+        default=2, ge=2, le=COUNT, description="Newest checkpoints kept (with early stopping the best too)."
     )
     early_stopping: EarlyStopping | None = Field(default=None, description="Stop when validation stops improving.")
 
