@@ -6,8 +6,9 @@ from pathlib import Path
 
 from lorafit.data.rows import check_rows, local_files, sources
 from lorafit.errors import DataError, Fault, LorafitError, ModelError
-from lorafit.model.find import find_local, read_config
-from lorafit.plan.shapes import ModelShape, shape_by_name, shape_from_config
+from lorafit.model.find import find_local
+from lorafit.plan.find_shape import find_shape
+from lorafit.plan.shapes import ModelShape
 from lorafit.plan.targets import leaf_counts, match_targets
 from lorafit.recipe.adapters import Full
 from lorafit.recipe.load import LoadedRecipe
@@ -35,7 +36,7 @@ class Validation:
 def check(loaded: LoadedRecipe) -> Validation:
     """Look at the model's sizes, the targets, the template and every local row.
 
-    Raises the error of the first kind that is wrong, with the faults of all.
+    Raises the error with the lowest exit code, with the faults of all kinds.
     """
     result = Validation(loaded)
     wrong: list[LorafitError] = []
@@ -60,15 +61,15 @@ def _check_model(recipe: Recipe, notes: list[str]) -> None:
 
 
 def _shape(recipe: Recipe, notes: list[str]) -> ModelShape | None:
-    """Find the model's sizes in its folder, else in the catalogue."""
-    path = recipe.model.path
-    folder = find_local(path)
-    if folder is not None:
-        return shape_from_config(read_config(folder), path)
+    """Find the model's sizes on this machine, else in the catalogue."""
+    is_here = find_local(recipe.model.path) is not None
     try:
-        return shape_by_name(path).shape
+        return find_shape(recipe.model.path, recipe.model.revision).shape
     except ModelError:
-        notes.append(f"model: {path} is not on this machine and not in the catalogue: its layers were not checked")
+        if is_here:
+            raise
+        unseen = f"{recipe.model.path} is not on this machine and not in the catalogue"
+        notes.append(f"model: {unseen}: its layers were not checked")
         return None
 
 

@@ -1,0 +1,44 @@
+"""What `validate` says of a recipe whose parts do not fit together."""
+
+from pathlib import Path
+
+import pytest
+
+from lorafit.errors import DataError, LorafitError
+from lorafit.recipe.load import load_recipe
+from lorafit.report.validation import check
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
+
+
+def faults(*overrides: str) -> list[str]:
+    with pytest.raises(LorafitError) as caught:
+        check(load_recipe(RECIPE, overrides))
+    return [str(fault) for fault in caught.value.faults]
+
+
+def test_a_good_recipe_shows_every_setting() -> None:
+    verdict = check(load_recipe(RECIPE))
+    assert verdict.as_json()["valid"] is True
+    assert "  keep_checkpoints: 2" in verdict.as_text()
+    assert "q_proj x4" in verdict.as_text()
+
+
+def test_faults_of_all_kinds_come_at_once() -> None:
+    said = faults("adapter.target_modules=[q_prog]", "data.train.path=./none.jsonl", "adapter.init_from=./no")
+    assert len(said) == 3
+    assert any("q_prog" in line and "q_proj" in line for line in said)
+    assert any("none.jsonl" in line for line in said)
+
+
+def test_the_lowest_exit_code_wins() -> None:
+    with pytest.raises(DataError):
+        check(load_recipe(RECIPE, ["model.path=./none", "data.train.path=./none.jsonl"]))
+
+
+def test_a_model_that_cannot_be_seen_is_noted() -> None:
+    assert any("were not checked" in note for note in check(load_recipe(RECIPE, ["model.path=org/unseen"])).notes)
+
+
+def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
+    assert any("config.json" in line for line in faults(f"model.path={tmp_path}"))
