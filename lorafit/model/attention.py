@@ -1,5 +1,6 @@
 """Causal attention inside each document of a flat row: no document sees another, no S x S mask exists."""
 
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -13,7 +14,7 @@ EXPLICIT = "lorafit_documents_eager"
 
 def register() -> None:
     """Make both kernels known to transformers, for `set_attn_implementation`."""
-    for name, kernel in ((FUSED, documents_attention), (EXPLICIT, explicit_documents_attention)):
+    for name, kernel in ((FUSED, documents_attention), (EXPLICIT, partial(documents_attention, explicit=True))):
         AttentionInterface.register(name, kernel)
         AttentionMaskInterface.register(name, cast("Any", _no_mask))
 
@@ -34,49 +35,31 @@ def documents_attention(
     sliding_window: int | None = None,
     cu_seq_lens_q: torch.Tensor | None = None,
     max_length_q: int | None = None,
+    explicit: bool = False,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attend within documents, causally, by fused kernels where the model's scores allow it.
 
     query [1, heads, S, d], key and value [1, kv_heads, S, d]; document i is
-    `cu_seq_lens_q[i] : cu_seq_lens_q[i + 1]`. Gives [1, S, heads, d], as transformers expects.
+    `cu_seq_lens_q[i] : cu_seq_lens_q[i + 1]`. `explicit` writes every score out (`model.attention: eager`).
+    Gives [1, S, heads, d], as transformers expects.
     """
     assert attention_mask is None and cu_seq_lens_q is not None and max_length_q is not None
-    plain_scores = others.get("softcap") is None and others.get("s_aux") is None
-    if plain_scores and _has_varlen_kernel(query, dropout):
+    changes = _score_changes(others)
+    explicit = explicit or any(change is not None for change in changes.values())
+    if not explicit and _has_varlen_kernel(query, dropout):
         return _varlen(query, key, value, cu_seq_lens_q, max_length_q, scaling, sliding_window), None
-    parts = []
-    for q, k, v in _documents(cu_seq_lens_q, query, key, value):
-        if plain_scores:
-            parts.append(_fused(q, k, v, scaling, dropout, sliding_window))
-        else:
-            parts.append(_explicit(q, k, v, scaling, dropout, sliding_window, **_score_changes(others)))
-    return torch.cat(parts, dim=2).transpose(1, 2), None
-
-
-def explicit_documents_attention(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    *,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    sliding_window: int | None = None,
-    cu_seq_lens_q: torch.Tensor | None = None,
-    **others: Any,
-) -> tuple[torch.Tensor, None]:
-    """Attend within documents with every score written out (`model.attention: eager`)."""
-    assert attention_mask is None and cu_seq_lens_q is not None
     parts = [
-        _explicit(q, k, v, scaling, dropout, sliding_window, **_score_changes(others))
+        _explicit(q, k, v, scaling, dropout, sliding_window, **changes)
+        if explicit
+        else _fused(q, k, v, scaling, dropout, sliding_window)
         for q, k, v in _documents(cu_seq_lens_q, query, key, value)
     ]
     return torch.cat(parts, dim=2).transpose(1, 2), None
 
 
 def _score_changes(others: dict[str, Any]) -> dict[str, Any]:
+    """What some architectures do to their scores: Gemma 2 caps them, gpt-oss adds a sink to each head."""
     return {"softcap": others.get("softcap"), "sinks": others.get("s_aux")}
 
 
