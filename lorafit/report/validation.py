@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lorafit.data.rows import check_rows, local_files, sources
-from lorafit.errors import DataError, Fault, LorafitError, ModelError
+from lorafit.errors import DataError, Fault, LorafitError, MachineError, ModelError
 from lorafit.model.find import find_local
 from lorafit.plan.find_shape import find_shape
 from lorafit.plan.shapes import ModelShape
 from lorafit.plan.targets import leaf_counts, match_targets
+from lorafit.plan.trackers import missing_trackers
 from lorafit.recipe.adapters import Full
 from lorafit.recipe.load import LoadedRecipe
 from lorafit.recipe.resolved import canonical_json
@@ -40,7 +41,7 @@ def check(loaded: LoadedRecipe) -> Validation:
     """
     result = Validation(loaded)
     wrong: list[LorafitError] = []
-    for look in (_check_model, _check_adapter, _check_template, _check_data):
+    for look in (_check_model, _check_adapter, _check_template, _check_trackers, _check_data):
         try:
             look(loaded.recipe, result.notes)
         except LorafitError as error:
@@ -83,6 +84,12 @@ def _check_adapter(recipe: Recipe, notes: list[str]) -> None:
     start = None if isinstance(recipe.adapter, Full) else recipe.adapter.init_from
     if start is not None and not (Path(start) / "adapter_config.json").is_file():
         raise ModelError(f"no adapter at {start!r}", where="adapter.init_from", code="E4-ADAPTER")
+
+
+def _check_trackers(recipe: Recipe, notes: list[str]) -> None:
+    missing = missing_trackers(recipe.output.trackers)
+    if missing:
+        raise MachineError(missing)
 
 
 def _check_data(recipe: Recipe, notes: list[str]) -> None:

@@ -1,23 +1,23 @@
 """The processes of a run: who am I, how we add up, and who hears about it."""
 
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from torch import nn
 
-from lorafit.errors import Fault, MachineError, RankLost, first_line
-
-PACKAGES = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",), "mlflow": ("mlflow",)}
+from lorafit.errors import MachineError, RankLost, first_line
+from lorafit.plan.trackers import missing_trackers
 
 
 class Ranks:
     """This process among the others. Collectives, the device and the trackers come from accelerate."""
 
     def __init__(self, trackers: Sequence[str] = (), tracker_folder: Path | None = None) -> None:
-        _check_installed(trackers)
+        missing = missing_trackers(trackers)
+        if missing:
+            raise MachineError(missing)
         self.accelerator = Accelerator(
             cpu=not torch.cuda.is_available(),
             mixed_precision="no",  # precision is the loop's, whatever the environment says
@@ -68,18 +68,3 @@ class Ranks:
         self.accelerator.end_training()
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
-
-
-def _check_installed(trackers: Sequence[str]) -> None:
-    faults = [
-        Fault(
-            f"the tracker {name} is not installed here",
-            "output.trackers",
-            f"pip install {PACKAGES[name][0]}, or take it out of the list",
-            "E5-TRACKER",
-        )
-        for name in trackers
-        if not any(find_spec(package) for package in PACKAGES[name])
-    ]
-    if faults:
-        raise MachineError(faults)

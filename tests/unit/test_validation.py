@@ -42,3 +42,7 @@ def test_a_model_that_cannot_be_seen_is_noted() -> None:
 
 def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
     assert any("config.json" in line for line in faults(f"model.path={tmp_path}"))
+
+
+def test_a_tracker_that_is_not_there_is_said_before_the_run() -> None:
+    assert any("mlflow is not installed" in line for line in faults("output.trackers=[mlflow]"))
