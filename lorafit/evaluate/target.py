@@ -7,9 +7,10 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from lorafit.errors import RecipeError
-from lorafit.model.find import find_model, read_config
+from lorafit.model.find import find_model
 from lorafit.model.load import load_tokenizer
 from lorafit.model.run import Loaded, base_folder, load_model, load_run, read_recipe, result_folder
+from lorafit.plan.find_shape import read_config
 from lorafit.recipe.adapters import Full
 from lorafit.recipe.schema import DataSpec, ModelSpec, Recipe, Source
 from lorafit.rundir.layout import RunFolder
@@ -46,14 +47,16 @@ def find_target(name: str, data: Sequence[str] = ()) -> Target:
     run = RunFolder(root)
     if not run.is_run():
         folder = find_model(name)
-        context = _context(read_config(folder))
+        context = _context(read_config(folder / "config.json"))
         recipe = _model_recipe(name, context, data)
         return Target(name, None, recipe, load_tokenizer(folder), context, lambda: load_model(name))
     recipe = read_recipe(run)
     result = result_folder(run, recipe)
     full = isinstance(recipe.adapter, Full)
     base = result if full else base_folder(run, recipe)
-    return Target(name, run, recipe, load_tokenizer(result), _context(read_config(base)), lambda: load_run(root))
+    return Target(
+        name, run, recipe, load_tokenizer(result), _context(read_config(base / "config.json")), lambda: load_run(root)
+    )
 
 
 def _context(config: Mapping[str, object]) -> int | None:

@@ -15,8 +15,8 @@ from lorafit.export.probe import probe_rows
 from lorafit.export.shards import Weights
 from lorafit.export.verify import Expected, fold_and_expect
 from lorafit.model.adapt import base_of
-from lorafit.model.find import read_config
 from lorafit.model.run import load_run
+from lorafit.plan.find_shape import read_config
 from lorafit.recipe.quantization import Unquantized
 from lorafit.recipe.schema import Recipe
 
@@ -69,7 +69,7 @@ class Merged:
 
 def assemble(root: Path, recipe: Recipe, base: Path, dtype_name: DtypeName | None) -> Merged:
     """Load a run and fold it. ModelError when the base is stored quantised, or the fold is another function."""
-    if "quantization_config" in read_config(base):
+    if "quantization_config" in read_config(base / "config.json"):
         raise ModelError(
             "the base is stored quantised, and this version merges into 16- and 32-bit checkpoints only",
             where=str(base),

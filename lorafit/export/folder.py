@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lorafit.errors import ModelError, RecipeError, SafetyRefusal
+from lorafit.errors import RecipeError, SafetyRefusal
+from lorafit.plan.find_shape import read_config
 from lorafit.rundir.store import Store, is_leftover
 
 if TYPE_CHECKING:
@@ -85,8 +86,8 @@ def write_companions(
     folder: Path, base: Path, tokenizer: "PreTrainedTokenizerBase", dtype: str, stop_ids: Sequence[int]
 ) -> None:
     """Write config, generation config, tokenizer with its template, and the licence of the base."""
-    config = _read_json(base / CONFIG)
-    generation = _read_json(base / GENERATION) if (base / GENERATION).is_file() else {}
+    config = read_config(base / CONFIG)
+    generation = read_config(base / GENERATION) if (base / GENERATION).is_file() else {}
     _write_json(folder / CONFIG, merged_config(config, dtype))
     _write_json(folder / GENERATION, merged_generation(config, generation, stop_ids))
     tokenizer.save_pretrained(folder)
@@ -118,16 +119,6 @@ def _with_dtype(config: Mapping[str, object], dtype: str) -> dict[str, object]:
     """Change the dtype wherever one is named: a multimodal config holds one for each of its parts."""
     named = {key: _with_dtype(value, dtype) if isinstance(value, dict) else value for key, value in config.items()}
     return {key: dtype if key in DTYPE_KEYS else value for key, value in named.items()}
-
-
-def _read_json(path: Path) -> dict[str, object]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"cannot be read: {error}", where=str(path), code="E4-CONFIG") from None
-    if not isinstance(value, dict):
-        raise ModelError("is no JSON object", where=str(path), code="E4-CONFIG")
-    return value
 
 
 def _write_json(path: Path, value: Mapping[str, object]) -> None:

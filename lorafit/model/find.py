@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
 
 from lorafit import assets
 from lorafit.errors import ModelError, SafetyRefusal
@@ -67,20 +66,6 @@ def _from_hub(repo_id: str, revision: str | None) -> Path:
 
 def _absent(repo_id: str, reason: str, fix: str) -> ModelError:
     return ModelError(f"cannot get model {repo_id!r}: {reason}", where="model.path", fix=fix, code="E4-MODEL-ABSENT")
-
-
-def read_config(folder: Path) -> dict[str, object]:
-    """Read a model's config.json. ModelError when it is missing or is no JSON object."""
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelError(f"{folder} holds no config.json", fix="give a model folder", code="E4-CONFIG") from None
-    except (OSError, ValueError) as error:
-        raise ModelError(f"cannot read config.json: {error}", where=str(path), code="E4-CONFIG") from None
-    if not isinstance(config, dict):
-        raise ModelError("config.json is no JSON object", where=str(path), code="E4-CONFIG")
-    return cast("dict[str, object]", config)
 
 
 def refuse_code(folder: Path, config: Mapping[str, object]) -> None:

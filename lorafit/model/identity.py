@@ -3,7 +3,10 @@
 import hashlib
 import json
 import struct
+from collections.abc import Mapping
 from pathlib import Path
+
+from lorafit.rundir.commit import hash_file
 
 LARGE_BYTES = 2**30  # above this only the header of a weights file is hashed: names, shapes, offsets
 TEXTS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json")
@@ -17,17 +20,16 @@ def identify(folder: Path) -> dict[str, object]:
     return {"commit": commit, "files": files}
 
 
-def base_hash(folder: Path) -> str:
-    """Give one hash of the files that make the base what it is."""
-    files = json.dumps(identify(folder)["files"], sort_keys=True)
+def base_hash(identity: Mapping[str, object]) -> str:
+    """Give one hash of what `identify` found, wherever it was found."""
+    files = json.dumps(identity["files"], sort_keys=True)
     return hashlib.sha256(files.encode()).hexdigest()
 
 
 def _fingerprint(path: Path) -> dict[str, object]:
     size = path.stat().st_size
     if size <= LARGE_BYTES:
-        with path.open("rb") as file:
-            return {"bytes": size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+        return {"bytes": size, "sha256": hash_file(path).sha256}
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         return {"bytes": size, "header_sha256": hashlib.sha256(file.read(length)).hexdigest()}

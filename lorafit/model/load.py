@@ -12,7 +12,8 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from lorafit.errors import MachineError, ModelError, first_line
-from lorafit.model.find import find_model, read_config, refuse_code
+from lorafit.model.find import find_model, refuse_code
+from lorafit.plan.find_shape import read_config
 from lorafit.recipe.quantization import Bits4, Quantization, Unquantized
 from lorafit.recipe.schema import Dtype, ModelSpec
 
@@ -79,7 +80,7 @@ def load_base(spec: ModelSpec, quantization: Quantization, device: torch.device,
     head keep the model's dtype (no float32 upcast). Raises ModelError, MachineError, SafetyRefusal.
     """
     folder = folder or find_model(spec.path, spec.revision)
-    refuse_code(folder, read_config(folder))
+    refuse_code(folder, read_config(folder / "config.json"))
     dtype = pick_dtype(spec.dtype, device)
     attention = None if spec.attention == "auto" else spec.attention  # None: what transformers knows to be right
     try:

@@ -10,6 +10,8 @@ LIBRARIES = ("bitsandbytes", "transformers", "peft", "accelerate", "huggingface_
 def quiet_libraries() -> None:
     """Silence warnings, notices and progress bars of the libraries; call it before they are imported."""
     os.environ["USE_HUB_KERNELS"] = "0"  # transformers would fetch kernels, which are code, from the hub
+    # and would start a thread that asks the hub about every model it loads
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     for name in LIBRARIES:
         logging.getLogger(name).setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", module=name)

@@ -32,11 +32,6 @@ class Loaded:
     base_folder: Path
     recipe: Recipe | None
 
-    @property
-    def has_adapter(self) -> bool:
-        """Say whether there is a base underneath to compare with."""
-        return self.recipe is not None and not isinstance(self.recipe.adapter, Full)
-
 
 def result_folder(run: RunFolder, recipe: Recipe) -> Path:
     """Give the folder that holds what the run made, whole and unchanged. ModelError when it has not finished."""
@@ -56,9 +51,7 @@ def base_folder(run: RunFolder, recipe: Recipe) -> Path:
     """Find the base: where training found it (a relative path may mean another place now), else by its name."""
     found = Path(str(_where_trained(run).get("folder", "")))
     there = found.is_absolute() and found.is_dir()
-    folder = found if there else find_model(recipe.model.path, recipe.model.revision)
-    _check_same_base(run, folder)
-    return folder
+    return found if there else find_model(recipe.model.path, recipe.model.revision)
 
 
 def _check_same_base(run: RunFolder, folder: Path) -> None:
@@ -116,6 +109,7 @@ def load_run(root: Path) -> Loaded:
         base = load_base(recipe.model, recipe.quantization, device, result)
         return Loaded(base.model, tokenizer, device, result, recipe)
     folder = base_folder(run, recipe)
+    _check_same_base(run, folder)
     base = load_base(recipe.model, recipe.quantization, device, folder)
     return Loaded(load_adapter(base.model, result), tokenizer, device, folder, recipe)
 

@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import cast
 
 from lorafit import assets
 from lorafit.errors import ModelError
@@ -31,6 +32,11 @@ def find_shape(text: str, revision: str | None = None) -> NamedShape:
 
 
 def _from_file(path: Path, name: str) -> NamedShape:
+    return NamedShape(shape_from_config(read_config(path), str(path)), name, [])
+
+
+def read_config(path: Path) -> dict[str, object]:
+    """Read a model's config.json. ModelError when it is missing or is no JSON object."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -39,7 +45,7 @@ def _from_file(path: Path, name: str) -> NamedShape:
         raise ModelError(f"cannot be read: {error}", where=str(path), code="E4-CONFIG") from None
     if not isinstance(config, dict):
         raise ModelError("is no JSON object", where=str(path), code="E4-CONFIG")
-    return NamedShape(shape_from_config(config, str(path)), name, [])
+    return cast("dict[str, object]", config)
 
 
 def _cached_config(hub_id: str, revision: str | None) -> Path | None:

@@ -18,11 +18,6 @@ class Optimizer:
     bits: int
     paged: bool
 
-    @property
-    def needs_bitsandbytes(self) -> bool:
-        """Plain AdamW is torch's own."""
-        return self.bits == 8 or self.paged
-
     def state_bytes(self, values: int) -> int:
         """Bytes of both moments of one trained tensor of so many values."""
         if self.bits == 8 and values >= SMALLEST_8BIT_VALUES:

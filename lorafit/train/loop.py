@@ -31,7 +31,7 @@ from lorafit.train.ranks import Ranks
 
 @dataclass
 class Loop:
-    """What a step needs. `micro_batch_size` may shrink when memory runs out; the result does not change."""
+    """What a step needs. `micro_batch_size` may shrink when memory runs out: the same batch, in more passes."""
 
     recipe: Recipe
     plan: Plan

@@ -9,11 +9,12 @@ from transformers import PreTrainedTokenizerBase
 from lorafit.data.prepare import PreparedData, prepare
 from lorafit.model.adapt import Attached, attach
 from lorafit.model.documents import use_flat_rows
-from lorafit.model.find import find_model, read_config, refuse_code
+from lorafit.model.find import find_model, refuse_code
 from lorafit.model.identity import base_hash, identify
 from lorafit.model.load import Base, load_base, load_tokenizer, pick_device, pick_dtype
 from lorafit.model.memory import free_bytes, recompute_activations
 from lorafit.model.run import file_hashes
+from lorafit.plan.find_shape import read_config
 from lorafit.plan.plan import Plan, make_plan
 from lorafit.plan.targets import leaf_counts
 from lorafit.recipe.resolved import recipe_hash
@@ -44,16 +45,17 @@ def train(recipe: Recipe, folder: RunFolder, run: Run | None) -> dict[str, objec
             room = free_bytes(ranks.device, ranks.count)
             base = load_base(recipe.model, recipe.quantization, ranks.device, model_folder)
             attached = adapt(recipe, base)
-            sizes = choose_sizes(recipe, read_config(model_folder), base.dtype, ranks.count, room)
+            sizes = choose_sizes(recipe, read_config(model_folder / "config.json"), base.dtype, ranks.count, room)
             loop = make_loop(recipe, attached, data, sizes, ranks, base)
             course = Course(loop, data, record, requests)
+            identity = identify(base.folder)
             if ranks.is_first:
-                record.manifest(_manifest(recipe, base, data, ranks))
+                record.manifest(_manifest(recipe, base, identity, data, ranks))
                 record.write_json(folder.data_report, data.report.as_json())
             _describe(record, recipe, base, attached, loop.plan, sizes)
             with reporting(loop.plan.total_steps, course.resume(), speaks=ranks.is_first) as reporter:
                 course.run(reporter)
-            commit = publish(record, recipe, attached, tokenizer, data, base_hash(base.folder))
+            commit = publish(record, recipe, attached, tokenizer, data, base_hash(identity))
             result = summary(record, course, commit, sizes)
             record.finish(course.position.step)
             return result
@@ -63,13 +65,13 @@ def train(recipe: Recipe, folder: RunFolder, run: Run | None) -> dict[str, objec
         ranks.close()
 
 
-def _manifest(recipe: Recipe, base: Base, data: PreparedData, ranks: Ranks) -> Manifest:
+def _manifest(recipe: Recipe, base: Base, identity: dict[str, object], data: PreparedData, ranks: Ranks) -> Manifest:
     """Gather what the run is made of."""
     card = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else None
     return Manifest(
         recipe_hash=recipe_hash(recipe),
         seed=recipe.seed,
-        model=identify(base.folder),
+        model=identity,
         data={"fingerprint": data.fingerprint, "files": file_hashes(data.report.as_json())},
         device={
             "kind": ranks.device.type,
@@ -87,7 +89,9 @@ def dry_run(recipe: Recipe, world_size: int) -> dict[str, object]:
     model_folder, _, data = read_data(recipe)
     device = pick_device()
     dtype = pick_dtype(recipe.model.dtype, device)
-    sizes = choose_sizes(recipe, read_config(model_folder), dtype, world_size, free_bytes(device, world_size))
+    sizes = choose_sizes(
+        recipe, read_config(model_folder / "config.json"), dtype, world_size, free_bytes(device, world_size)
+    )
     plan = make_plan(
         recipe.training, len(data.train_packs), world_size, sizes.micro_batch_size, sizes.gradient_checkpointing
     )
@@ -99,7 +103,7 @@ def dry_run(recipe: Recipe, world_size: int) -> dict[str, object]:
 def read_data(recipe: Recipe) -> tuple[Path, PreTrainedTokenizerBase, PreparedData]:
     """Find the model, and turn the rows into what it is trained on; doubtful rows stop here, before any weight."""
     model_folder = find_model(recipe.model.path, recipe.model.revision)
-    refuse_code(model_folder, read_config(model_folder))
+    refuse_code(model_folder, read_config(model_folder / "config.json"))
     template = Path(recipe.data.chat_template) if recipe.data.chat_template else None
     tokenizer = load_tokenizer(model_folder, template)
     return model_folder, tokenizer, prepare(recipe, tokenizer)

@@ -1,6 +1,5 @@
 """Begin a run: take its folder before anything heavy is loaded, then train."""
 
-import os
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -16,8 +15,6 @@ from lorafit.train.launch import is_first_process
 
 def start(loaded: LoadedRecipe, root: Path, mode: Mode) -> dict[str, object]:
     """Train as the recipe says, in the folder `root`; give the final state of `train --json`."""
-    # transformers would start a thread that asks the hub about every model it loads
-    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     with _claim(loaded, root, mode) as run:
         folder = RunFolder(root.resolve())
         if mode == "resume" and folder.is_run() and read_state(folder).status == "finished":
