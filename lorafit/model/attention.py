@@ -1,5 +1,6 @@
 """Causal attention inside each document of a flat row: no document sees another, no S x S mask exists."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
@@ -77,18 +78,28 @@ def _fused(
     dropout: float,
     window: int | None,
 ) -> torch.Tensor:
-    length = query.shape[2]
-    mask = _causal_mask(length, window, query.device) if window is not None and window < length else None
-    return scaled_dot_product_attention(
-        query,
-        key,
-        value,
-        attn_mask=mask,
-        is_causal=mask is None,
-        scale=scaling,
-        dropout_p=dropout,
-        enable_gqa=query.shape[1] != key.shape[1],
+    attend = partial(
+        scaled_dot_product_attention, scale=scaling, dropout_p=dropout, enable_gqa=query.shape[1] != key.shape[1]
     )
+    length = query.shape[2]
+    if window is None or window >= length:
+        return attend(query, key, value, is_causal=True)
+    return torch.cat([_banded(attend, query, key, value, start, window) for start in range(0, length, window)], dim=2)
+
+
+def _banded(
+    attend: Callable[..., torch.Tensor],
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    start: int,
+    window: int,
+) -> torch.Tensor:
+    """Attend from one window of queries to what they may see: the mask is [window, 2 window], not [S, S]."""
+    first, end = max(0, start - window + 1), min(start + window, query.shape[2])
+    mask = _causal_mask(end - start, window, query.device, before=start - first)
+    seen = slice(first, end)
+    return attend(query[:, :, start:end], key[:, :, seen], value[:, :, seen], attn_mask=mask)
 
 
 def _explicit(
@@ -117,10 +128,10 @@ def _explicit(
     return torch.dropout(shares, dropout, train=dropout > 0) @ value
 
 
-def _causal_mask(length: int, window: int | None, device: torch.device) -> torch.Tensor:
-    """True where a query may look: itself and what is before it, within the window. [length, length]"""
-    ahead = torch.arange(length, device=device)
-    distance = ahead[:, None] - ahead[None, :]
+def _causal_mask(length: int, window: int | None, device: torch.device, before: int = 0) -> torch.Tensor:
+    """True where a query may look: itself and what is before it, within the window. [length, before + length]"""
+    place = torch.arange(-before, length, device=device)
+    distance = place[before:, None] - place[None, :]
     return (distance >= 0) & (distance < (window or length))
 
 

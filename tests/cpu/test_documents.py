@@ -1,9 +1,12 @@
 """Documents of one row neither see nor change each other, whatever the architecture scores attention by."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
@@ -75,9 +78,11 @@ def test_a_row_of_documents_equals_each_alone(family: str, requested: str) -> No
     torch.testing.assert_close(together, apart, rtol=1e-5, atol=1e-4)
 
 
-def test_changing_a_document_leaves_the_others_bit_identical() -> None:
-    model = tiny(FAMILIES["llama"])
-    use_flat_rows(model, "auto")
+@pytest.mark.parametrize("requested", ["auto", "eager"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_changing_a_document_leaves_the_others_bit_identical(family: str, requested: str) -> None:
+    model = tiny(FAMILIES[family])
+    use_flat_rows(model, requested)
     tokens = torch.randint(3, 128, (24,), generator=torch.Generator().manual_seed(1))
     changed = tokens.clone()
     changed[:11] = tokens[:11].flip(0)
@@ -100,6 +105,31 @@ def test_the_gradient_of_a_row_is_the_sum_over_its_documents() -> None:
     apart = gradient([row([len(part)], part) for part in tokens.split([11, 6, 7])])
     for one, other in zip(together, apart, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+class Largest(TorchDispatchMode):
+    """Remembers the last two dimensions of everything that is made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: set[tuple[int, ...]] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        self.shapes.update(
+            tuple(x.shape[-2:]) for x in tree_leaves(made) if isinstance(x, torch.Tensor) and x.dim() > 1
+        )
+        return made
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral, window 4"])
+@pytest.mark.parametrize("lengths", [[300], [200, 100], [3] * 100])
+def test_nothing_as_large_as_the_row_squared_is_made(family: str, lengths: list[int]) -> None:
+    model = tiny(FAMILIES[family])
+    use_flat_rows(model, "auto")
+    with Largest() as largest:
+        summed_loss(model, row(lengths, torch.randint(3, 128, (300,)))).backward()
+    assert not [shape for shape in largest.shapes if min(shape) >= 200]
 
 
 def test_a_kernel_that_leaks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
