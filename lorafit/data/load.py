@@ -12,18 +12,19 @@ from lorafit.data.chat import ChatRenderer, Rendered, TemplateFault
 from lorafit.data.faults import BadRow, ReadLog, grouped
 from lorafit.data.lengths import Overlong
 from lorafit.data.report import Counts, FileRecord, SourceReport
-from lorafit.data.rows import SKIP_HINT, Row, local_files, read_examples
+from lorafit.data.rows import SKIP_HINT, Row, local_files, preferences_fault, read_examples
 from lorafit.data.token_rows import RowBuilder, TokenRows
 from lorafit.data.tokens import Encoded, Encoder
 from lorafit.errors import DataError, Fault
-from lorafit.recipe.formats import Conversation, Example, PlainText, RowFault
+from lorafit.recipe.formats import Conversation, Example, Labelled, PlainText, Preference, RowFault, TokenSequence
 from lorafit.recipe.schema import DataSpec, Source, Validation
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 WINDOW_ROWS = 512
-Draft = tuple[Row, Rendered | PlainText]
+Drafted = Rendered | PlainText | TokenSequence
+Draft = tuple[Row, Drafted]
 
 _REMARKS = {
     "apart": "{n} rows: a token would have joined an answer to what stands beside it, so they were "
@@ -77,6 +78,7 @@ class _Loading:
         self.builder = RowBuilder()
         self.overlong = Overlong(self.data.max_length, self.data.on_overlong)
         self.unmaskable: list[BadRow] = []
+        self.preferences = 0
         self.remarks: Counter[str] = Counter()
         self.special = re.compile("|".join(map(re.escape, _special_tokens(loader.encoder.tokenizer))) or "(?!)")
 
@@ -94,7 +96,13 @@ class _Loading:
     def _rendered(self, window: Iterable[tuple[Row, Example]]) -> Iterator[Draft]:
         for row, example in window:
             self.remarks["special"] += any(map(self.special.search, _texts(example)))
-            if isinstance(example, PlainText):
+            if isinstance(example, Preference):
+                self.preferences += 1
+                continue
+            if isinstance(example, Labelled):
+                yield row, PlainText(f"{example.text}\n", example.label)
+                continue
+            if isinstance(example, PlainText | TokenSequence):
                 yield row, example
                 continue
             try:
@@ -104,7 +112,7 @@ class _Loading:
             except RowFault as fault:
                 self.log.bad_row(row.origin, fault)
 
-    def _keep(self, row: Row, draft: Rendered | PlainText, encoded: Encoded) -> None:
+    def _keep(self, row: Row, draft: Drafted, encoded: Encoded) -> None:
         kept, unfinished = self.overlong.fit(encoded, row.origin)
         if kept is None:
             return
@@ -116,7 +124,13 @@ class _Loading:
     @property
     def read(self) -> int:
         """Rows met, of whatever fate."""
-        return len(self.builder.line) + self.overlong.dropped + self.log.bad_count + len(self.unmaskable)
+        return (
+            len(self.builder.line)
+            + self.overlong.dropped
+            + self.log.bad_count
+            + len(self.unmaskable)
+            + self.preferences
+        )
 
     def faults(self) -> list[Fault]:
         """Give what must stop the run."""
@@ -124,6 +138,8 @@ class _Loading:
         if self.data.on_bad_row == "error":
             found += grouped(self.log.bad, SKIP_HINT)
         found += self.overlong.fault(str(self.source.path), self.read)
+        if self.preferences:
+            found.append(preferences_fault(self.preferences, str(self.source.path)))
         if not found and not self.builder.line:
             what = f"none of {self.read:,} rows is left" if self.read else "holds no rows"
             found.append(Fault(what, str(self.source.path), code="E3-NO-ROWS"))
@@ -168,4 +184,4 @@ def _special_tokens(tokenizer: "PreTrainedTokenizerBase") -> list[str]:
 def _texts(example: Example) -> list[str]:
     if isinstance(example, Conversation):
         return [message.content for message in example.messages if message.content]
-    return [example.prompt, example.completion]
+    return [example.prompt, example.completion] if isinstance(example, PlainText) else []

@@ -12,7 +12,7 @@ from lorafit.data import files, tables, text_files
 from lorafit.data.faults import DamagedFile, ReadLog, grouped
 from lorafit.data.hub import hub_rows
 from lorafit.errors import DataError, Fault
-from lorafit.recipe.formats import Example, FormatName, RowFault, detect, parse
+from lorafit.recipe.formats import Example, FormatName, Preference, RowFault, detect, parse
 from lorafit.recipe.schema import Recipe, Source, Validation
 
 SKIP_HINT = "mend them, or set data.on_bad_row: skip"
@@ -71,7 +71,10 @@ def check_rows(recipe: Recipe) -> list[Fault]:
             if local_files(source) is None:
                 continue
             _, examples = read_examples(source, log)
-            good = sum(1 for _ in examples)
+            kinds = Counter(type(example) for _, example in examples)
+            good = sum(kinds.values())
+            if kinds[Preference]:
+                found.append(preferences_fault(kinds[Preference], str(source.path)))
             if not good and not log.faults and not log.bad:
                 log.fault("holds no rows", str(source.path), "E3-NO-ROWS")
         except DataError as error:
@@ -79,6 +82,13 @@ def check_rows(recipe: Recipe) -> list[Fault]:
         found += log.faults
         found += grouped(log.bad, SKIP_HINT) if recipe.data.on_bad_row == "error" else []
     return found
+
+
+def preferences_fault(rows: int, where: str) -> Fault:
+    """Give the fault of rows that can be read, and that nothing here trains."""
+    what = f"{rows:,} good rows are preferences, and this version does not train on preferences"
+    fix = "train on the liked answers: prompt_completion with columns: {completion: chosen}, or chat"
+    return Fault(what, where, fix, "E3-PREFERENCE")
 
 
 def sources(recipe: Recipe) -> list[Source | Validation]:

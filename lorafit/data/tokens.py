@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lorafit.data.chat import Rendered
 from lorafit.errors import ModelError
-from lorafit.recipe.formats import PlainText, RowFault
+from lorafit.recipe.formats import PlainText, RowFault, TokenSequence
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -43,13 +43,28 @@ class Encoder:
             )
         self.tokenizer = tokenizer
         self.added_ids = frozenset(tokenizer.added_tokens_decoder)
+        self.vocabulary = len(tokenizer)
         self.begin = _begin_ids(tokenizer)
         self._tails: dict[str, list[int]] = {}
         self._lead = self._find_lead()
         self._same = _SameText(tokenizer)
 
-    def encode(self, rows: Sequence[Rendered | PlainText]) -> list[Encoded | RowFault]:
+    def encode(self, rows: Sequence[Rendered | PlainText | TokenSequence]) -> list[Encoded | RowFault]:
         """Tokenise a window of rows; a row that cannot be proved gives its fault."""
+        written = iter(self._encode_texts([row for row in rows if not isinstance(row, TokenSequence)]))
+        return [self._given(row) if isinstance(row, TokenSequence) else next(written) for row in rows]
+
+    def _given(self, row: TokenSequence) -> Encoded | RowFault:
+        """Take tokens made elsewhere as they are, where the tokenizer has them."""
+        if max(row.input_ids) >= self.vocabulary:
+            found = f"{max(row.input_ids)} of {self.vocabulary}"
+            return RowFault("holds an id that the tokenizer does not have", "E3-ROW-VOCABULARY", found)
+        tokens = np.array(row.input_ids, dtype=np.int32)
+        trained = np.array(row.labels, dtype=np.int32) == tokens
+        stop = int(tokens[np.flatnonzero(trained)[-1]]) in self.added_ids
+        return Encoded(tokens, trained, ends_with_token=stop)
+
+    def _encode_texts(self, rows: Sequence[Rendered | PlainText]) -> list[Encoded | RowFault]:
         if not rows:
             return []
         drafts = [row if isinstance(row, Rendered) else _plain(row) for row in rows]

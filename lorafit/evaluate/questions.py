@@ -15,7 +15,7 @@ from lorafit.data.tokens import Encoder
 from lorafit.errors import DataError, Fault, RecipeError
 from lorafit.evaluate.metrics import Gold
 from lorafit.model.run import file_hashes
-from lorafit.recipe.formats import Conversation, Example
+from lorafit.recipe.formats import Conversation, Example, PlainText
 from lorafit.recipe.schema import Recipe, Source, Validation
 
 
@@ -110,8 +110,8 @@ def _question(row: Row, example: Example, encoder: Encoder) -> Question | str:
             return "the answer is a tool call and no text"
         context = [message.for_template() for message in before]
         prompt, reference = generation_prompt_ids(encoder.tokenizer, context, example.tools), last.content
-    elif not example.prompt:
-        return "running text asks for no answer"
+    elif not isinstance(example, PlainText) or not example.prompt:
+        return "running text asks for no answer" if isinstance(example, PlainText) else "the row asks for no text"
     else:
         prompt, reference = [*encoder.begin, *encoder.ids(example.prompt)], example.completion
     return Question(prompt, Gold(row.origin, reference, row.fields), len(encoder.ids(reference)))

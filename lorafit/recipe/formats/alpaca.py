@@ -8,6 +8,7 @@ from lorafit.recipe.formats.rows import Conversation, Fields, Message, RowFault
 from lorafit.recipe.formats.turns import conversation
 
 NEEDS = '"instruction", "output" (and perhaps "input", "system", "history")'
+FIELDS = ("instruction", "input", "output", "system", "history")
 
 
 def fits(columns: AbstractSet[str]) -> bool:

@@ -8,6 +8,7 @@ from lorafit.recipe.formats.rows import Conversation, Fields, Message, RowFault
 from lorafit.recipe.formats.turns import conversation
 
 NEEDS = '"messages" (role, content) or "conversations" (from, value)'
+FIELDS = ("messages", "conversations", "system", "tools")
 COLUMNS = ("messages", "conversations")
 
 

@@ -9,6 +9,7 @@ from lorafit.recipe.formats.rows import Conversation, Fields, PlainText, RowFaul
 from lorafit.recipe.formats.turns import conversation
 
 NEEDS = '"prompt", "completion"'
+FIELDS = ("prompt", "completion", "tools")
 
 
 def fits(columns: AbstractSet[str]) -> bool:

@@ -1,4 +1,4 @@
-"""What a row of data becomes: a conversation or plain text, and the fault of one that becomes neither."""
+"""What a row of data becomes, whatever its layout, and the fault of one that becomes nothing."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -45,4 +45,29 @@ class PlainText:
     completion: str
 
 
-Example = Conversation | PlainText
+@dataclass(frozen=True, slots=True)
+class TokenSequence:
+    """Tokens as they are given: each label is the id at its own place (not shifted), or -100 where none is trained."""
+
+    input_ids: tuple[int, ...]
+    labels: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A text, perhaps with a second one, and the class it belongs to; the label as text ("3" for the integer 3)."""
+
+    text: str
+    pair: str | None
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """An answer that was liked and one that was not, each after its prompt; of unpaired rows one is None."""
+
+    chosen: Conversation | PlainText | None
+    rejected: Conversation | PlainText | None
+
+
+Example = Conversation | PlainText | TokenSequence | Labelled | Preference

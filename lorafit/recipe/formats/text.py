@@ -6,6 +6,7 @@ from lorafit.recipe.formats.fields import text
 from lorafit.recipe.formats.rows import Fields, PlainText
 
 NEEDS = '"text"'
+FIELDS = ("text",)
 
 
 def fits(columns: AbstractSet[str]) -> bool:

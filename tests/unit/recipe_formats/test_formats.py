@@ -3,18 +3,18 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lorafit.errors import DataError
-from lorafit.recipe.formats import Conversation, FormatName, PlainText, RowFault, detect, parse
+from lorafit.recipe.formats import Conversation, Example, FormatName, PlainText, RowFault, detect, parse
 
 USER = {"role": "user", "content": "hi"}
 ANSWER = {"role": "assistant", "content": "yo"}
 CALL = {"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
 
 
-def turns(row: Conversation | PlainText) -> list[tuple[str, str | None]]:
+def turns(row: Example) -> list[tuple[str, str | None]]:
     assert isinstance(row, Conversation)
     return [(message.role, message.content) for message in row.messages]
 
@@ -28,6 +28,14 @@ def turns(row: Conversation | PlainText) -> list[tuple[str, str | None]]:
         ({"instruction", "input", "output"}, "alpaca"),
         ({"prompt", "completion"}, "prompt_completion"),
         ({"text", "url"}, "text"),
+        ({"text", "label"}, "classification"),
+        ({"text", "category"}, "classification"),
+        ({"text", "label", "domain"}, "classification"),
+        ({"sentence1", "sentence2", "label"}, "classification"),
+        ({"premise", "hypothesis", "label", "idx"}, "classification"),
+        ({"prompt", "chosen", "rejected"}, "preference"),
+        ({"conversations", "chosen", "rejected"}, "preference"),
+        ({"input_ids", "labels", "attention_mask"}, "tokens"),
     ],
 )
 def test_detect(columns: set[str], name: str) -> None:
@@ -40,9 +48,10 @@ def test_detect(columns: set[str], name: str) -> None:
         ({"instruction", "output", "text"}, ["alpaca", "text"]),
         ({"messages", "prompt", "completion"}, ["chat", "prompt_completion"]),
         ({"question", "answer"}, ['"answer", "question"', "no format"]),
-        ({"text", "label"}, ['"label"', "text"]),
-        ({"text", "category"}, ['"category"']),
-        ({"conversations", "chosen", "rejected"}, ['"chosen", "rejected"']),
+        ({"text", "labels"}, ['"labels"', "text"]),
+        ({"messages", "label"}, ["chat", "preference"]),
+        ({"instruction", "output", "label"}, ['"label"', "alpaca"]),
+        ({"prompt", "completion", "chosen", "rejected"}, ["prompt_completion", "preference"]),
         (set(), ["no format"]),
     ],
 )
@@ -182,13 +191,14 @@ NAMES = ["messages", "conversations", "tools", "system", "instruction", "input",
          "completion", "text"]  # fmt: skip
 
 
-def parsed(name: FormatName, fields: dict[str, Any]) -> Conversation | PlainText | RowFault:
+def parsed(name: FormatName, fields: dict[str, Any]) -> Example | RowFault:
     try:
         return parse(name, fields)
     except RowFault as fault:
         return fault
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(["chat", "alpaca", "prompt_completion", "text"]), st.dictionaries(st.sampled_from(NAMES), JSON))
 def test_any_json_is_a_row_or_a_fault_and_never_coerced(name: FormatName, fields: dict[str, Any]) -> None:
     row = parsed(name, fields)
