@@ -8,7 +8,8 @@ from transformers import PreTrainedModel
 from lorafit.errors import ModelError, first_line
 from lorafit.model.attention import EXPLICIT, FUSED, register
 from lorafit.model.batch import DeviceBatch
-from lorafit.model.loss import target_logits
+from lorafit.model.head_loss import trust_head
+from lorafit.model.loss import target_logits, target_states
 
 PROBE_LENGTHS = (7, 5, 9)
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.15, torch.float16: 0.03}  # relative to the largest logit
@@ -27,6 +28,7 @@ def use_flat_rows(model: PreTrainedModel, attention: str) -> None:
             register()
             model.set_attn_implementation(EXPLICIT if attention == "eager" else FUSED)
         together = _logits_together(model, documents)
+        _try_head(model, documents)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise _not_isolated(first_line(error)) from None
     worst = float((together - alone).abs().max() / alone.abs().max())
@@ -56,6 +58,17 @@ def _logits_alone(model: PreTrainedModel, documents: list[torch.Tensor]) -> torc
 def _logits_together(model: PreTrainedModel, documents: list[torch.Tensor]) -> torch.Tensor:
     """Give the same logits with all documents in one row."""
     return target_logits(model, _row(documents, model.device)).float()
+
+
+@torch.no_grad()
+def _try_head(model: PreTrainedModel, documents: list[torch.Tensor]) -> None:
+    """See whether the head alone turns the last hidden states into the logits, so that they need not all be made."""
+    row = _row(documents, model.device)
+    try:
+        states = target_states(model, row)
+    except (AttributeError, TypeError):  # its layers alone cannot be called so: its whole forward makes the loss
+        return
+    trust_head(model, states, target_logits(model, row)[None])
 
 
 def _row(documents: list[torch.Tensor], device: torch.device) -> DeviceBatch:

@@ -31,7 +31,7 @@ _GEMMA2 = replace(_GEMMA, norms=4, order="sandwich", explicit_attention=True, ca
 _WIDE_NORMED = Family(attention=partial(attention.split, qk_norm="width"))
 _GLM = Family(attention=partial(attention.split, qkv_bias=("attention_bias", True), o_bias=False), mlp=mlp.gated_fused)
 _LAYER_NORM = Family(norm="layer", norm_values=2)
-_COHERE = Family(norm="centred", norms=1, order="parallel", tied=True)
+_COHERE = Family(norm="centred", norms=1, order="parallel", tied=True, scaled_logits=True)
 
 _QWEN_EXPERTS = partial(mlp.experts, count=("num_experts", "num_local_experts"))
 _QWEN_SHARED = partial(
@@ -57,7 +57,7 @@ _QWEN3_5_MOE = replace(
 FAMILIES: dict[str, Family] = {
     "llama": _LLAMA,
     "smollm3": _LLAMA,
-    "granite": replace(_LLAMA, scaled_branches=True),
+    "granite": replace(_LLAMA, scaled_branches=True, scaled_logits=True),
     "mistral": _MISTRAL,
     "ministral3": _MISTRAL,
     "qwen2": _QWEN2,

@@ -123,22 +123,48 @@ def _load(form: Form, width_of: dict[str, int]) -> Load:
     return Load(Counter({(symbol, width_of[symbol]): size for symbol, size in form.per_token.items()}), form.constant)
 
 
+CHUNK_LOGITS = 2**25  # float32 values of logits that stand at once under a frozen head: 128 MiB
+
+
 def head_forward(question: MemoryQuestion, stream_bytes: int) -> Component:
     """Final norm, logits, their float32 copy and log-softmax: the most that is live while the loss is computed."""
+    if question.plain_head:
+        return _chunked_head(question, stream_bytes)
     return _head(question, stream_bytes, "logits and loss", max(question.compute_bytes + FLOAT32, 2 * FLOAT32))
 
 
 def head_backward(question: MemoryQuestion, stream_bytes: int) -> Component:
     """Log-softmax, its gradient and the gradient of the float32 logits."""
+    if question.plain_head:
+        return _chunked_head(question, stream_bytes)
     return _head(question, stream_bytes, "logits, loss and their gradients", 3 * FLOAT32)
+
+
+def _chunked_head(question: MemoryQuestion, stream_bytes: int) -> Component:
+    """Logits of a chunk and what is made of them, beside the states of all targets and their gradient."""
+    shape, targets = question.shape, question.target_tokens
+    rows = min(targets, max(1, CHUNK_LOGITS // shape.vocab_size))
+    states = 2 * question.compute_bytes
+    normed = _norm_bytes(stream_bytes)
+    return Component(
+        "logits of a chunk, states and their gradient",
+        rows * 2 * FLOAT32 * shape.vocab_size + (targets * states + question.tokens * normed) * shape.hidden_size,
+        f"{rows:,} targets x {2 * FLOAT32} x {shape.vocab_size:,} vocabulary"
+        f" + ({targets:,} targets x {states} + {question.tokens:,} tokens x {normed}) x {shape.hidden_size:,} hidden",
+        passing=True,
+    )
+
+
+def _norm_bytes(stream_bytes: int) -> int:
+    """The norm keeps a float32 copy of what the last layer gave; a float32 stream is that copy."""
+    return stream_bytes if stream_bytes == FLOAT32 else FLOAT32
 
 
 def _head(question: MemoryQuestion, stream_bytes: int, name: str, logit_bytes: int) -> Component:
     shape, targets = question.shape, question.target_tokens
     if shape.capped_logits:
         logit_bytes += question.compute_bytes
-    # the norm keeps a float32 copy of what the last layer gave; a float32 stream is that copy
-    normed = stream_bytes if stream_bytes == FLOAT32 else FLOAT32
+    normed = _norm_bytes(stream_bytes)
     norm_bytes = question.tokens * normed * shape.hidden_size
     return Component(
         name,

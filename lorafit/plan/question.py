@@ -28,6 +28,7 @@ class MemoryQuestion:
     accumulation: bool = True  # several micro-batches per step: gradients live during the next forward
     gpus: int = 1
     explicit_attention: bool = False  # `model.attention: eager`
+    full_logits: bool = False  # the loss holds all logits at once, as transformers' own does
     target_share: float = 1.0  # of the tokens that the loss counts, and that therefore have logits
 
     @property
@@ -54,6 +55,11 @@ class MemoryQuestion:
     def is_full(self) -> bool:
         """Every weight is trained."""
         return isinstance(self.adapter, Full)
+
+    @property
+    def plain_head(self) -> bool:
+        """The head is frozen and all there is to the logits, so that they are made a chunk at a time."""
+        return not (self.full_logits or self.is_full or self.shape.capped_logits or self.shape.scaled_logits)
 
     @property
     def method(self) -> str:

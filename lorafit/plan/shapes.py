@@ -71,6 +71,7 @@ def _shape(config: Mapping[str, object], name: str) -> ModelShape:
         outer_parameters=family.outer_parameters(keys),
         explicit_attention=family.explicit_attention,
         capped_logits=family.capped_logits,
+        scaled_logits=family.scaled_logits,
     )
     keys.done()
     return replace(shape, notes=_notes(family, shape.layers, shape.expert_parameters))

@@ -98,23 +98,23 @@ def test_nothing_is_left_on_the_tape(setting: Setting) -> None:
 @pytest.mark.parametrize(
     ("question", "traced_gib"),
     [
-        (ask(), 9.25),
-        (ask(quantization=Unquantized()), 18.89),
-        (ask(micro_batch_size=4), 19.65),
-        (ask("qwen3-8b"), 10.22),
-        (ask("llama-3.1-70b", max_length=1024), 42.03),
+        (ask(full_logits=True), 9.25),
+        (ask(full_logits=True, quantization=Unquantized()), 18.89),
+        (ask(full_logits=True, micro_batch_size=4), 19.65),
+        (ask("qwen3-8b", full_logits=True), 10.22),
+        (ask("llama-3.1-70b", full_logits=True, max_length=1024), 42.03),
     ],
     ids=["8B QLoRA", "8B LoRA", "8B QLoRA, 4 rows", "Qwen3-8B QLoRA", "70B QLoRA"],
 )
 def test_traced_reference_points(question: MemoryQuestion, traced_gib: float) -> None:
-    """Allocated peaks of the real code on fake tensors: Llama 3.1 and Qwen3, rank 16, autocast, recomputed."""
+    """Allocated peaks of transformers' code on fake tensors: Llama 3.1 and Qwen3, rank 16, autocast, recomputed."""
     assert estimate(question).peak_bytes / GIB == pytest.approx(traced_gib, rel=0.005)
 
 
 def test_without_recomputation_only_repeated_keys_come_on_top_of_the_trace() -> None:
     """The trace had 62.69 GiB with grouped keys; repeating them adds 4 (Q - K) bytes per token and layer."""
     repeats = 4 * (4096 - 1024) * 32 * 4 * 2048
-    found = estimate(ask(micro_batch_size=4, checkpointing=False)).peak_bytes - repeats
+    found = estimate(ask(micro_batch_size=4, checkpointing=False, full_logits=True)).peak_bytes - repeats
     assert found / GIB == pytest.approx(62.69, rel=0.005)
 
 
@@ -237,8 +237,21 @@ def test_several_gpus_exchange_gradients_in_a_flat_copy() -> None:
 
 
 def test_fewer_targets_have_logits() -> None:
-    half, whole = (estimate(ask(target_share=share)).phases["loss, backward"] for share in (0.5, 1.0))
+    half, whole = (estimate(ask(target_share=share, full_logits=True)).phases["loss, backward"] for share in (0.5, 1.0))
     assert whole - half == 1024 * 12 * 128256
+
+
+def test_a_frozen_head_holds_the_logits_of_a_chunk() -> None:
+    """Beyond a chunk a token costs its hidden state and the gradient of it, and no logits."""
+    short, long = (estimate(ask(max_length=n)).phases["loss, forward"] for n in (2048, 4096))
+    layers = 32 * 2 * 4096  # checkpoints
+    assert long - short == 2048 * (layers + (4 + 4) * 4096)
+    assert estimate(ask(max_length=64)).phases["loss, forward"] < short
+
+
+@pytest.mark.parametrize("name", ["gemma-2-9b", "CohereForAI/c4ai-command-r7b-12-2024"])
+def test_a_head_that_is_not_all_there_is_to_the_logits_holds_them_all(name: str) -> None:
+    assert estimate(ask(name)).phases == estimate(ask(name, full_logits=True)).phases
 
 
 def test_soft_caps_write_out_every_score() -> None:
