@@ -41,6 +41,11 @@ class PreparedData:
         """Name everything that changes tokens."""
         return self.report.fingerprint
 
+    @property
+    def labels(self) -> list[str]:
+        """Name the classes of a head by their number; [] where none is trained."""
+        return self.report.labels
+
 
 def prepare(recipe: Recipe, tokenizer: "PreTrainedTokenizerBase") -> PreparedData:
     """Read, check, render, tokenise, split, mix and pack the rows of a recipe.

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from lorafit.data.faults import BadRow
 
@@ -101,6 +101,7 @@ class DataReport:
     fingerprint: str  # of everything that changes tokens
     histogram: dict[str, int]  # rows by tokens, up to
     notes: list[str]  # on the template; those on the rows stand with their source
+    labels: list[str] = field(default_factory=list)  # the classes of a head, by their number; [] without one
 
     @property
     def counts(self) -> Counts:

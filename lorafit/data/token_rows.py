@@ -25,7 +25,8 @@ class Origin:
 class TokenRows:
     """Rows one after another: row i is `tokens[starts[i]:starts[i + 1]]`.
 
-    The first token of a row is never a target, having nothing before it.
+    The first token of a row is never a target, having nothing before it. Under a head the one target of a row is
+    its class, and no token is trained.
     """
 
     tokens: NDArray[np.int32]  # [total]
@@ -33,6 +34,7 @@ class TokenRows:
     starts: NDArray[np.int64]  # [rows + 1]
     unfinished: NDArray[np.bool_]  # [rows]: cut at max_length, so its end is missing
     origin: Origin
+    classes: NDArray[np.int32] | None = None  # [rows]: number of the class under a head, None without one
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -51,7 +53,9 @@ class TokenRows:
 
     @cached_property
     def row_targets(self) -> NDArray[np.int64]:
-        """Tokens of each row that the loss counts, [rows]."""
+        """Targets of each row that the loss counts, [rows]: tokens, or its class."""
+        if self.classes is not None:
+            return np.ones(len(self), dtype=np.int64)
         before = offsets(self.targets.astype(np.int64))
         counts: NDArray[np.int64] = np.diff(before[self.starts])
         return counts
@@ -74,7 +78,10 @@ class TokenRows:
         lengths = self.lengths[rows]
         index = ranges(self.starts[:-1][rows], lengths)
         origin = Origin(self.origin.files, self.origin.file[rows], self.origin.line[rows])
-        return TokenRows(self.tokens[index], self.trained[index], offsets(lengths), self.unfinished[rows], origin)
+        classes = None if self.classes is None else self.classes[rows]
+        return TokenRows(
+            self.tokens[index], self.trained[index], offsets(lengths), self.unfinished[rows], origin, classes
+        )
 
 
 def offsets(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -90,7 +97,7 @@ def ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.
 
 
 class RowBuilder:
-    """Gathers encoded rows into TokenRows."""
+    """Gathers encoded rows into TokenRows; classes are numbered as they come, `labels` names them."""
 
     def __init__(self) -> None:
         self.tokens: list[NDArray[np.int32]] = []
@@ -99,6 +106,8 @@ class RowBuilder:
         self.files: dict[str, int] = {}
         self.file: list[int] = []
         self.line: list[int] = []
+        self.classes: list[int] = []
+        self.labels: dict[str, int] = {}
 
     def add(self, row: Encoded, file: str, line: int, *, unfinished: bool) -> None:
         """Append one row."""
@@ -107,6 +116,8 @@ class RowBuilder:
         self.unfinished.append(unfinished)
         self.file.append(self.files.setdefault(file, len(self.files)))
         self.line.append(line)
+        if row.label is not None:
+            self.classes.append(self.labels.setdefault(row.label, len(self.labels)))
 
     def build(self) -> TokenRows:
         """Lay the rows end to end."""
@@ -117,11 +128,12 @@ class RowBuilder:
             offsets(lengths),
             np.array(self.unfinished, dtype=np.bool_),
             Origin(list(self.files), np.array(self.file, np.int32), np.array(self.line, np.int64)),
+            np.array(self.classes, np.int32) if self.classes else None,
         )
 
 
 def joined(parts: Sequence[TokenRows]) -> TokenRows:
-    """Lay several sets end to end."""
+    """Lay several sets end to end; all of them have classes, numbered alike, or none has."""
     files: list[str] = []
     numbers = []
     for part in parts:
@@ -134,4 +146,11 @@ def joined(parts: Sequence[TokenRows]) -> TokenRows:
         offsets(lengths),
         np.concatenate([part.unfinished for part in parts]),
         Origin(files, np.concatenate(numbers), np.concatenate([part.origin.line for part in parts])),
+        _joined_classes(parts),
     )
+
+
+def _joined_classes(parts: Sequence[TokenRows]) -> NDArray[np.int32] | None:
+    numbered = [part.classes for part in parts if part.classes is not None]
+    assert len(numbered) in (0, len(parts))
+    return np.concatenate(numbered) if numbered else None

@@ -29,6 +29,7 @@ class Encoded:
     trained: Flags
     apart: bool = False  # a token would have joined the two sides of a border of what is trained
     ends_with_token: bool = True  # the last that is trained is a token of its own, where generation can stop
+    label: str | None = None  # the class of the row under a head, where no token is trained
 
 
 class Encoder:

@@ -74,6 +74,10 @@ class DataSpec(Spec):
         default="assistant",
         description="Turns the loss counts: each answer, the last answer, or every token.",
     )
+    classification: Literal["head", "words"] = Field(
+        default="head",
+        description="Rows of format classification: train a head that picks a class, or write the label as an answer.",
+    )
     on_overlong: Literal["error", "drop", "truncate"] = Field(
         default="error",
         description="A row above max_length: stop, leave it out, or cut its end; always counted.",
