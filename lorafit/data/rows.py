@@ -4,21 +4,25 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from lorafit.data import files, tables, text_files
+from lorafit.data import files, remote, tables, text_files
 from lorafit.data.faults import DamagedFile, ReadLog, grouped
 from lorafit.data.hub import hub_rows
+from lorafit.data.json_files import json_rows
+from lorafit.data.layout import Layout, find_layout
+from lorafit.data.lines import Numbered
+from lorafit.data.remote import RemoteFile
+from lorafit.data.unpack import unpacked
 from lorafit.errors import DataError, Fault
-from lorafit.recipe.formats import Example, FormatName, Preference, RowFault, detect, parse
+from lorafit.recipe.formats import Example, FormatName, Preference, RowFault
 from lorafit.recipe.schema import Recipe, Source, Validation
 
 SKIP_HINT = "mend them, or set data.on_bad_row: skip"
 _PEEKED = 100
-
-Numbered = text_files.Numbered
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +62,12 @@ def read_examples(source: Source | Validation, log: ReadLog) -> tuple[FormatName
     """
     rows = read_rows(source, log)
     ahead = list(islice(rows, _PEEKED))
-    name = source.format if source.format != "auto" or not ahead else _detect(ahead, source)
-    return name, _parsed(chain(ahead, rows), name, log)
+    layout = find_layout(source, [row.fields for row in ahead])
+    return layout.format, _parsed(chain(ahead, rows), layout, log)
 
 
 def check_rows(recipe: Recipe) -> list[Fault]:
-    """Read and parse every local row of a recipe, and give all that is wrong; hub data sets are left out."""
+    """Read and parse every local row of a recipe, and give all that is wrong; what does not lie here is left out."""
     found: list[Fault] = []
     for source in sources(recipe):
         log = ReadLog()
@@ -98,72 +102,106 @@ def sources(recipe: Recipe) -> list[Source | Validation]:
 
 
 def local_files(source: Source | Validation) -> list[Path] | None:
-    """Give the files of a source, None for a hub data set."""
+    """Give the files of a source, None where they do not lie here: a URL or a hub data set."""
     assert source.path is not None
-    default = "train" if isinstance(source, Source) else "validation"
-    return files.find(source.path, source.split, default)
+    return files.find(source.path, source.split, _default_split(source))
+
+
+def _default_split(source: Source | Validation) -> str:
+    return "train" if isinstance(source, Source) else "validation"
 
 
 def _numbered(source: Source | Validation, log: ReadLog) -> Iterator[tuple[str, int, dict[str, Any] | RowFault]]:
+    assert source.path is not None
     paths = local_files(source)
-    if paths is None:
-        assert source.path is not None
+    if paths is not None:
+        for path in paths:
+            yield from _of_file(path, str(path), log)
+    elif files.is_url(source.path):
+        for file in remote.find(source.path, source.split, _default_split(source)):
+            yield from _of_file(file, file.url, log)
+    else:
+        log.note("the rows came through the package datasets, which writes null for a field that a row lacks")
         for number, fields in hub_rows(source.path, source.split):
             yield source.path, number, fields
+
+
+def _of_file(file: Path | RemoteFile, name: str, log: ReadLog) -> Iterator[tuple[str, int, dict[str, Any] | RowFault]]:
+    with _damage_logged(name, log), _unchanged(file):
+        for number, fields_or_fault in _file_rows(file):
+            yield name, number, fields_or_fault
+
+
+def _file_rows(file: Path | RemoteFile) -> Iterator[Numbered]:
+    kind = files.kind(file if isinstance(file, Path) else file.path)
+    if isinstance(file, Path) and kind in (".parquet", ".arrow"):
+        yield from _table_rows(file, kind)
         return
-    for path in paths:
-        with _damage_logged(path, log), _unchanged(path):
-            for number, fields_or_fault in _file_rows(path):
-                yield str(path), number, fields_or_fault
+    with _opened(file) as (raw, size):
+        if kind in (".parquet", ".arrow"):
+            yield from _table_rows(raw, kind)
+            return
+        stream = unpacked(raw, size)
+        if kind in (".csv", ".tsv"):
+            yield from text_files.csv_rows(stream, "\t" if kind == ".tsv" else ",")
+        elif kind == ".txt":
+            yield from text_files.text_rows(stream)
+        else:
+            yield from json_rows(stream, by_line=kind != ".json")
 
 
-def _file_rows(file: Path) -> Iterator[Numbered]:
-    kind = files.kind(file)
-    if kind == ".parquet":
-        yield from tables.parquet_rows(file)
-    elif kind == ".arrow":
-        yield from tables.arrow_rows(file)
-    else:
-        with files.opened(file) as stream:
-            if kind in (".csv", ".tsv"):
-                yield from text_files.csv_rows(stream, "\t" if kind == ".tsv" else ",")
-            elif kind == ".txt":
-                yield from text_files.text_rows(stream)
-            else:
-                yield from text_files.json_rows(stream, by_line=kind != ".json")
+def _table_rows(file: Path | BufferedReader, kind: str) -> Iterator[Numbered]:
+    return tables.parquet_rows(file) if kind == ".parquet" else tables.arrow_rows(file)
 
 
 @contextmanager
-def _damage_logged(file: Path, log: ReadLog) -> Iterator[None]:
+def _opened(file: Path | RemoteFile) -> Iterator[tuple[BufferedReader, int]]:
+    if isinstance(file, RemoteFile):
+        with file.opened() as opened:
+            yield opened
+        return
+    with file.open("rb") as stream:
+        yield stream, file.stat().st_size
+
+
+@contextmanager
+def _damage_logged(file: str, log: ReadLog) -> Iterator[None]:
     try:
         yield
     except DamagedFile as damage:
-        log.fault(damage.what, str(file), damage.code, damage.fix)
+        log.fault(damage.what, file, damage.code, damage.fix)
     except OSError as error:
-        log.fault(f"cannot be read: {error.strerror or error}", str(file), "E3-FILE-READ")
+        log.fault(f"cannot be read: {error.strerror or error}", file, "E3-FILE-READ")
 
 
 @contextmanager
-def _unchanged(file: Path) -> Iterator[None]:
+def _unchanged(file: Path | RemoteFile) -> Iterator[None]:
     """Notice a file that somebody writes while it is read."""
-    before = file.stat()
-    yield
-    after = file.stat()
-    if (before.st_size, before.st_mtime_ns, before.st_ino) != (after.st_size, after.st_mtime_ns, after.st_ino):
+    before = _version(file)
+    try:
+        yield
+    except DamagedFile:
+        if _version(file) == before:
+            raise
+    if _version(file) != before:
         raise DamagedFile("changed while it was read", "E3-FILE-CHANGED", "start again when it is written")
 
 
-def _detect(rows: list[Row], source: Source | Validation) -> FormatName:
-    columns = Counter(frozenset(row.fields) for row in rows).most_common(1)[0][0]
-    return detect(columns, str(source.path))
+def _version(file: Path | RemoteFile) -> object:
+    if isinstance(file, RemoteFile):
+        return file.version()
+    now = file.stat()
+    return now.st_size, now.st_mtime_ns, now.st_ino
 
 
-def _parsed(rows: Iterator[Row], name: FormatName, log: ReadLog) -> Iterator[tuple[Row, Example]]:
+def _parsed(rows: Iterator[Row], layout: Layout, log: ReadLog) -> Iterator[tuple[Row, Example]]:
     for row in rows:
         try:
-            yield row, parse(name, row.fields)
+            yield row, layout.parse(row.fields)
         except RowFault as fault:
             log.bad_row(row.origin, fault)
+    if note := layout.note():
+        log.note(note)
 
 
 def _raise_if_any(faults: list[Fault]) -> None:

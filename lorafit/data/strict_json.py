@@ -74,11 +74,11 @@ def _deeper_than(value: Any, limit: int) -> bool:
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        double = next(key for key in keys if keys.count(key) > 1)
-        raise RowFault(f'the key "{double}" stands there twice', "E3-ROW-DUPLICATE-KEY")
-    return found
+    if len(found) == len(pairs):
+        return found
+    keys = [key for key, _ in pairs]
+    double = next(key for key in keys if keys.count(key) > 1)
+    raise RowFault(f'the key "{double}" stands there twice', "E3-ROW-DUPLICATE-KEY")
 
 
 def _constant(name: str) -> Any:

@@ -5,9 +5,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePath
 
 from lorafit.recipe.adapters import LowRank, RegexTargets
+from lorafit.recipe.formats import fields_of
 from lorafit.recipe.problems import KeyPath, Problem, printable
 from lorafit.recipe.regexes import why_not
-from lorafit.recipe.schema import Recipe, Validation
+from lorafit.recipe.schema import Recipe, Source, Validation
+from lorafit.recipe.suggest import did_you_mean, nearest
 from lorafit.recipe.yaml_errors import character_name, hidden_character
 
 LONGEST_NAME_BYTES = 255
@@ -47,8 +49,8 @@ def fraction_stands_alone(recipe: Recipe) -> Iterator[Problem]:
     validation = recipe.data.validation
     if validation is None or validation.fraction is None:
         return
-    for key in ("format", "split", "limit"):
-        if getattr(validation, key) != Validation.model_fields[key].default:
+    for key in ("format", "columns", "split", "limit"):
+        if getattr(validation, key) != Validation.model_fields[key].get_default(call_default_factory=True):
             what = "goes with a path; with a fraction the rows are those of data.train"
             yield Problem((*_VALIDATION, key), what, "", "E2-RULE", at_key=True, depends_on=(_VALIDATION,))
 
@@ -105,6 +107,22 @@ def why_no_run_folder(folder: Path) -> str | None:
     return None
 
 
+def columns_name_fields(recipe: Recipe) -> Iterator[Problem]:
+    """Only what a format reads can be taken from another column."""
+    places: list[tuple[KeyPath, Source | Validation]] = [
+        (("data", "train", number), source) for number, source in enumerate(recipe.data.train)
+    ]
+    if recipe.data.validation is not None:
+        places.append((_VALIDATION, recipe.data.validation))
+    for path, source in places:
+        known = fields_of(source.format)
+        for field in source.columns.keys() - set(known):
+            anything = source.format == "auto"
+            what = "no format has such a field" if anything else f"the format {source.format} has no such field"
+            fix = did_you_mean(nearest(field, known)) or f"the fields are {', '.join(known)}"
+            yield Problem((*path, "columns", field), what, fix, "E2-KEY", at_key=True, depends_on=((*path, "format"),))
+
+
 Check = Callable[[Recipe], Iterator[Problem]]
 
 
@@ -120,6 +138,7 @@ CHECKS: tuple[Check, ...] = (
     evaluation_has_rows,
     early_stopping_evaluates,
     fraction_stands_alone,
+    columns_name_fields,
     micro_batch_fits_in_batch,
     target_pattern_is_safe,
     paths_are_plain,

@@ -13,6 +13,7 @@ from lorafit.recipe.spec import Spec
 
 PathText = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
 NameText = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Columns = dict[str, NameText]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 DEFAULT_ADAPTER = "lora"
 COUNT = 10**9  # more steps or rows than any run has; what counts them need not fear larger numbers
@@ -32,11 +33,17 @@ class ModelSpec(Spec):
     )
 
 
+_COLUMNS = "Field of the format -> column of the file, where they differ: `{prompt: question, completion: answer}`."
+
+
 class Source(Spec):
     """One place that rows come from."""
 
-    path: PathText = Field(description="Local file, folder, `builtin:sql`, or a hub data set id.")
+    path: PathText = Field(
+        description="File, folder, glob, `builtin:sql`, URL (fsspec: `s3://`, `hf://`), or hub data set id."
+    )
     format: FormatName = Field(default="auto", description="Layout of a row; auto goes by the columns and says so.")
+    columns: Columns = Field(default_factory=dict, description=_COLUMNS)
     split: NameText = Field(default="train", description="Split, where the source has several.")
     weight: float = Field(
         default=1.0, gt=0, le=1e6, description="Share of this source in the mix, relative to its rows."
@@ -53,6 +60,7 @@ class Validation(Spec):
     fraction: float | None = Field(default=None, gt=0, lt=1, description="Share of the training rows to hold out.")
     path: PathText | None = Field(default=None, description="A source of its own, like those under `train`.")
     format: FormatName = Field(default="auto", description="Layout of a row of that source.")
+    columns: Columns = Field(default_factory=dict, description=_COLUMNS)
     split: NameText = Field(default="validation", description="Split of that source.")
     limit: int | None = Field(default=None, ge=1, le=COUNT, description="Use the first so many rows of that source.")
 

@@ -30,6 +30,7 @@ __all__ = [
     "RowFault",
     "TokenSequence",
     "detect",
+    "fields_of",
     "parse",
 ]
 
@@ -81,6 +82,13 @@ def detect(columns: AbstractSet[str], where: str = "") -> FormatName:
         needs = "; ".join(f"{name}: {layout.NEEDS}" for name, layout in FORMATS.items())
         what = f"the columns {quoted(sorted(columns))} fit no format ({needs})"
     raise DataError(what, where=where, fix=_FIX, code="E3-FORMAT")
+
+
+def fields_of(name: FormatName) -> tuple[str, ...]:
+    """Give the fields that rows of a format may have; for auto those of all formats."""
+    if name != "auto":
+        return FORMATS[name].FIELDS
+    return tuple(dict.fromkeys(field for layout in FORMATS.values() for field in layout.FIELDS))
 
 
 def parse(name: FormatName, fields: Fields) -> Example:

@@ -27,7 +27,7 @@ def text(fields: Fields, name: str, *, blank: bool = False) -> str:
     if name not in fields:
         raise RowFault(f'field "{name}" is missing', "E3-ROW-MISSING", f"the fields are {quoted(fields)}")
     value = text_value(fields[name], f'field "{name}"')
-    if not blank and not value.strip():
+    if not blank and is_blank(value):
         raise RowFault(f'field "{name}" is empty', "E3-ROW-EMPTY")
     return value
 
@@ -37,8 +37,15 @@ def optional_text(fields: Fields, name: str) -> str:
     return text(fields, name, blank=True) if name in fields else ""
 
 
+def is_blank(value: str) -> bool:
+    """Say whether a text is empty, or nothing but white space."""
+    return not value or value.isspace()
+
+
 def text_value(value: Any, what: str) -> str:
     """Check that a value is text that UTF-8 can hold."""
+    if isinstance(value, str) and value.isascii() and "\0" not in value:  # nearly every text, at once
+        return value
     if value is None:
         raise RowFault(f"{what} is null", "E3-ROW-NULL")
     if not isinstance(value, str):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from lorafit.recipe.formats.fields import is_blank
 from lorafit.recipe.formats.rows import Conversation, Fields, Message, RowFault
 
 # Who may speak after whom. A tool only answers a call; what a tool answered is for the assistant.
@@ -40,7 +41,7 @@ def _order_reason(before: str, role: str) -> str:
 
 
 def _check_content(message: Message, number: int) -> None:
-    if message.role in ("system", "tool") or (message.content and message.content.strip()):
+    if message.role in ("system", "tool") or not is_blank(message.content or ""):
         return
     if message.role == "assistant" and message.extras.get("tool_calls"):
         return

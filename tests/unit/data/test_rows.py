@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lorafit.data import files, text_files
+from lorafit.data import lines, unpack
 from lorafit.data.faults import ReadLog
 from lorafit.data.rows import check_rows, read_rows
 from lorafit.errors import DataError
@@ -50,7 +50,7 @@ LINES = [
     ("deep", GOOD + b"[" * 2000 + b"\n" + GOOD, [(2, "E3-ROW-DEPTH")], [1, 3]),
     ("empty lines", b"\n\n" + GOOD + b"\n  \n" + GOOD, [], [3, 6]),
     ("CRLF", b'{"text": "a"}\r\n\r\n{"text": "b"}\r\n', [], [1, 3]),
-    ("byte order mark", text_files.BOM + GOOD, [], [1]),
+    ("byte order mark", lines.BOM + GOOD, [], [1]),
     ("no newline at the end", GOOD + b'{"text": "b"}', [], [1, 2]),
 ]
 
@@ -122,14 +122,14 @@ def test_a_json_file_may_hold_lines_or_one_object(tmp_path: Path) -> None:
 
 
 def test_long_lines_are_named_and_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text_files, "MAX_LINE_BYTES", 50)
+    monkeypatch.setattr(lines, "MAX_LINE_BYTES", 50)
     rows, log = read(written(tmp_path, "rows.jsonl", GOOD + b'{"text": "' + b"a" * 500 + b'"}\n' + GOOD))
     assert [line for line, _ in rows] == [1, 3]
     assert [row.code for row in log.bad] == ["E3-ROW-LONG"]
 
 
 def test_tables(tmp_path: Path) -> None:
-    data = text_files.BOM + b'prompt,completion\n1,"a\nb"\n2\n3,\xff\n4,"c""d"\n'
+    data = lines.BOM + b'prompt,completion\n1,"a\nb"\n2\n3,\xff\n4,"c""d"\n'
     rows, log = read(written(tmp_path, "rows.csv", data))
     assert rows == [(2, {"prompt": "1", "completion": "a\nb"}), (6, {"prompt": "4", "completion": 'c"d'})]
     assert [(row.where.rpartition(":")[2], row.code) for row in log.bad] == [
@@ -178,7 +178,7 @@ def test_packed_files_are_known_by_their_first_bytes(tmp_path: Path) -> None:
 
 
 def test_a_bomb_is_refused_before_it_fills_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "UNPACKED_FREE", 10_000)
+    monkeypatch.setattr(unpack, "UNPACKED_FREE", 10_000)
     path = written(tmp_path, "rows.jsonl", gzip.compress(b"\n" * 10_000_000))
     assert [fault.code for fault in read(path)[1].faults] == ["E3-FILE-BOMB"]
 
