@@ -1,12 +1,10 @@
 """Reading one field of a row, strictly: nothing is converted, nothing is guessed."""
 
-import re
 from collections.abc import Iterable
 from typing import Any
 
 from lorafit.recipe.formats.rows import Fields, RowFault
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _KINDS: dict[type, str] = {
     bool: "true or false",
     int: "a number",
@@ -52,9 +50,17 @@ def text_value(value: Any, what: str) -> str:
         raise RowFault(f"{what} is {kind_of(value)}, expected text", "E3-ROW-TYPE", shortened(repr(value)))
     if "\0" in value:
         raise RowFault(f"{what} holds the character U+0000", "E3-ROW-NUL")
-    if _SURROGATE.search(value):
+    if not _is_unicode(value):
         raise RowFault(f"{what} holds half of a surrogate pair, which no text can", "E3-ROW-SURROGATE")
     return value
+
+
+def _is_unicode(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def list_of_objects(value: Any, what: str) -> list[dict[str, Any]]:
