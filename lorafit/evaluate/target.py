@@ -8,8 +8,8 @@ from transformers import PreTrainedTokenizerBase
 
 from lorafit.errors import RecipeError
 from lorafit.model.find import find_model
-from lorafit.model.load import load_tokenizer
 from lorafit.model.run import Loaded, base_folder, load_model, load_run, read_recipe, result_folder
+from lorafit.model.tokenizer import load_tokenizer
 from lorafit.plan.find_shape import read_config
 from lorafit.recipe.adapters import Full
 from lorafit.recipe.schema import DataSpec, ModelSpec, Recipe, Source

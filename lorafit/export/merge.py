@@ -13,9 +13,9 @@ from lorafit.export.card import merged_card
 from lorafit.export.folder import being_written, check_out, clear_leftovers, write_companions
 from lorafit.export.shards import Weights, write_shards
 from lorafit.export.verify import Proof, check_reloaded
-from lorafit.model.load import LOAD_ERRORS
 from lorafit.model.run import base_folder, read_recipe, result_folder
 from lorafit.model.stops import tokenizer_stops
+from lorafit.model.tokenizer import LOAD_ERRORS
 from lorafit.recipe.adapters import Full
 from lorafit.recipe.schema import Recipe
 from lorafit.rundir.layout import RunFolder

@@ -1,4 +1,4 @@
-"""Load a tokenizer, a base model with its quantisation, or a finished run, ready to train or to answer."""
+"""Load a base model with its quantisation, ready to train or to answer."""
 
 import warnings
 from collections.abc import Collection, Mapping
@@ -7,18 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from lorafit.errors import MachineError, ModelError, first_line
 from lorafit.model.find import find_model, refuse_code
+from lorafit.model.tokenizer import LOAD_ERRORS
 from lorafit.plan.find_shape import read_config
 from lorafit.recipe.quantization import Bits4, Quantization, Unquantized
 from lorafit.recipe.schema import Dtype, ModelSpec
-
-# what transformers lets through when a folder's files are damaged
-LOAD_ERRORS = (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError, StrictDataclassError)
 
 
 @dataclass(frozen=True)
@@ -50,27 +46,6 @@ def pick_dtype(wanted: Dtype, device: torch.device) -> torch.dtype:
         )
     dtype: torch.dtype = getattr(torch, wanted)
     return dtype
-
-
-def load_tokenizer(folder: Path, template: Path | None = None) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a folder, with another chat template if one is given. ModelError when it fails."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except LOAD_ERRORS as error:
-        raise ModelError(
-            f"cannot load the tokenizer: {first_line(error)}", where=str(folder), code="E4-TOKENIZER"
-        ) from None
-    if template is not None:
-        try:
-            tokenizer.chat_template = template.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ModelError(
-                f"cannot read the template: {error}", where="data.chat_template", code="E4-TEMPLATE"
-            ) from None
-    assert isinstance(tokenizer, PreTrainedTokenizerBase)
-    for argument in ("local_files_only", "is_local"):  # of this call, which transformers would save with it
-        tokenizer.init_kwargs.pop(argument, None)
-    return tokenizer
 
 
 def load_base(spec: ModelSpec, quantization: Quantization, device: torch.device, folder: Path | None = None) -> Base:

@@ -12,7 +12,8 @@ from lorafit.errors import ModelError
 from lorafit.model.adapt import load_adapter
 from lorafit.model.find import find_model
 from lorafit.model.identity import identify
-from lorafit.model.load import load_base, load_tokenizer, pick_device
+from lorafit.model.load import load_base, pick_device
+from lorafit.model.tokenizer import load_tokenizer
 from lorafit.recipe.adapters import Full
 from lorafit.recipe.quantization import Unquantized
 from lorafit.recipe.resolved import recipe_from_resolved

@@ -1,19 +1,17 @@
 """The story of a run: data, model, plan, resume, train, save, report."""
 
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
-from lorafit.data.prepare import PreparedData, prepare
+from lorafit.data.prepare import PreparedData
 from lorafit.model.adapt import Attached, attach
 from lorafit.model.documents import use_flat_rows
-from lorafit.model.find import find_model, refuse_code
 from lorafit.model.identity import base_hash, identify
-from lorafit.model.load import Base, load_base, load_tokenizer, pick_device, pick_dtype
+from lorafit.model.load import Base, load_base, pick_device, pick_dtype
 from lorafit.model.memory import free_bytes, recompute_activations
 from lorafit.model.run import file_hashes
+from lorafit.model.tokenizer import read_data
 from lorafit.plan.find_shape import read_config
 from lorafit.plan.plan import Plan, make_plan
 from lorafit.plan.targets import leaf_counts
@@ -98,15 +96,6 @@ def dry_run(recipe: Recipe, world_size: int) -> dict[str, object]:
     say(f"{data.report.as_text()}\n{plan_text(plan, sizes)}")
     estimated = {"estimated_peak_bytes": sizes.estimated_peak_bytes}
     return {"plan": plan.as_json() | estimated, "data": data.report.as_json()}
-
-
-def read_data(recipe: Recipe) -> tuple[Path, PreTrainedTokenizerBase, PreparedData]:
-    """Find the model, and turn the rows into what it is trained on; doubtful rows stop here, before any weight."""
-    model_folder = find_model(recipe.model.path, recipe.model.revision)
-    refuse_code(model_folder, read_config(model_folder / "config.json"))
-    template = Path(recipe.data.chat_template) if recipe.data.chat_template else None
-    tokenizer = load_tokenizer(model_folder, template)
-    return model_folder, tokenizer, prepare(recipe, tokenizer)
 
 
 def adapt(recipe: Recipe, base: Base) -> Attached:

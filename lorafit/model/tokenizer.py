@@ -1,0 +1,51 @@
+"""Load a tokenizer, and with it the data of a recipe: all that comes before the weights, without torch."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+
+from lorafit.data.prepare import PreparedData, prepare
+from lorafit.errors import ModelError, first_line
+from lorafit.model.find import find_model, refuse_code
+from lorafit.plan.find_shape import read_config
+from lorafit.recipe.schema import Recipe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# what transformers lets through when a folder's files are damaged
+LOAD_ERRORS = (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError, StrictDataclassError)
+
+
+def read_data(recipe: Recipe) -> tuple[Path, "PreTrainedTokenizerBase", PreparedData]:
+    """Find the model, and turn the rows into what it is trained on; doubtful rows stop here, before any weight."""
+    model_folder = find_model(recipe.model.path, recipe.model.revision)
+    refuse_code(model_folder, read_config(model_folder / "config.json"))
+    template = Path(recipe.data.chat_template) if recipe.data.chat_template else None
+    tokenizer = load_tokenizer(model_folder, template)
+    return model_folder, tokenizer, prepare(recipe, tokenizer)
+
+
+def load_tokenizer(folder: Path, template: Path | None = None) -> "PreTrainedTokenizerBase":
+    """Load the tokenizer of a folder, with another chat template if one is given. ModelError when it fails."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except LOAD_ERRORS as error:
+        raise ModelError(
+            f"cannot load the tokenizer: {first_line(error)}", where=str(folder), code="E4-TOKENIZER"
+        ) from None
+    if template is not None:
+        try:
+            tokenizer.chat_template = template.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ModelError(
+                f"cannot read the template: {error}", where="data.chat_template", code="E4-TEMPLATE"
+            ) from None
+    assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    for argument in ("local_files_only", "is_local"):  # of this call, which transformers would save with it
+        tokenizer.init_kwargs.pop(argument, None)
+    return tokenizer
