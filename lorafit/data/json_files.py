@@ -2,7 +2,6 @@
 
 import codecs
 import io
-import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -38,11 +37,14 @@ def json_rows(stream: io.BufferedReader, *, by_line: bool) -> Iterator[Numbered]
 
 def _first_line(stream: io.BufferedReader) -> tuple[int, bytes]:
     """Give the first line that is not empty, and how many empty ones stand before it."""
-    for before in itertools.count():
-        line = stream.readline(MAX_LINE_BYTES + 1)
-        if not line or line.strip():
-            return before, line
-    raise AssertionError("counting does not end")
+    before = 0
+    while held := stream.peek(1):
+        space = len(held) - len(held.lstrip(b" \t\r\n"))
+        before += held.count(b"\n", 0, space)
+        stream.read(space)
+        if space < len(held):
+            break
+    return before, stream.readline(MAX_LINE_BYTES + 1)
 
 
 def _complete(line: bytes) -> bool:

@@ -178,7 +178,8 @@ def _records(source: Source | Validation) -> list[FileRecord]:
 
 
 def _special_tokens(tokenizer: "PreTrainedTokenizerBase") -> list[str]:
-    return sorted(filter(None, tokenizer.all_special_tokens), key=len, reverse=True)
+    added = (str(token) for token in tokenizer.added_tokens_decoder.values() if token.special)
+    return sorted(filter(None, {*tokenizer.all_special_tokens, *added}), key=len, reverse=True)
 
 
 def _texts(example: Example) -> list[str]:

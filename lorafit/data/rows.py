@@ -128,12 +128,13 @@ def _numbered(source: Source | Validation, log: ReadLog) -> Iterator[tuple[str, 
 
 def _of_file(file: Path | RemoteFile, name: str, log: ReadLog) -> Iterator[tuple[str, int, dict[str, Any] | RowFault]]:
     with _damage_logged(name, log), _unchanged(file):
-        for number, fields_or_fault in _file_rows(file):
+        for number, fields_or_fault in _file_rows(file, log):
             yield name, number, fields_or_fault
 
 
-def _file_rows(file: Path | RemoteFile) -> Iterator[Numbered]:
-    kind = files.kind(file if isinstance(file, Path) else file.path)
+def _file_rows(file: Path | RemoteFile, log: ReadLog) -> Iterator[Numbered]:
+    path = file if isinstance(file, Path) else file.path
+    kind = files.kind(path)
     if isinstance(file, Path) and kind in (".parquet", ".arrow"):
         yield from _table_rows(file, kind)
         return
@@ -142,6 +143,8 @@ def _file_rows(file: Path | RemoteFile) -> Iterator[Numbered]:
             yield from _table_rows(raw, kind)
             return
         stream = unpacked(raw, size)
+        if stream is not raw and path.suffix.lower() not in files.PACKED:
+            log.note(f"{path.name} is packed, though its name does not say so, and was unpacked")
         if kind in (".csv", ".tsv"):
             yield from text_files.csv_rows(stream, "\t" if kind == ".tsv" else ",")
         elif kind == ".txt":
@@ -190,7 +193,10 @@ def _unchanged(file: Path | RemoteFile) -> Iterator[None]:
 def _version(file: Path | RemoteFile) -> object:
     if isinstance(file, RemoteFile):
         return file.version()
-    now = file.stat()
+    try:
+        now = file.stat()
+    except FileNotFoundError:
+        return "gone"
     return now.st_size, now.st_mtime_ns, now.st_ino
 
 

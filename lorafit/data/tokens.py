@@ -164,7 +164,8 @@ class Encoder:
     def _finish(self, draft: Rendered, segments: "_Segments", *, plain: bool) -> Encoded | RowFault:
         ids, offset = segments.ids, 0
         if plain:
-            ids, offset = [*self.begin, *ids, *self._end(draft.text)], len(self.begin)
+            begin = [] if ids[:1] == self.begin else self.begin  # the text may bring its own
+            ids, offset = [*begin, *ids, *self._end(draft.text)], len(begin)
         trained = np.zeros(len(ids), dtype=np.bool_)
         for start, end in draft.trained:
             first, last = segments.token_of(start), segments.token_of(end, default=len(segments.ids))

@@ -1,12 +1,14 @@
 """Load a tokenizer, and with it the data of a recipe: all that comes before the weights, without torch."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
-from lorafit.data.prepare import PreparedData, prepare
+from lorafit.data.prepare import PreparedData, TokenRows, prepare
 from lorafit.errors import ModelError, first_line
 from lorafit.model.find import find_model, refuse_code
 from lorafit.plan.find_shape import read_config
@@ -22,10 +24,28 @@ LOAD_ERRORS = (OSError, ValueError, KeyError, RuntimeError, TypeError, Safetenso
 def read_data(recipe: Recipe) -> tuple[Path, "PreTrainedTokenizerBase", PreparedData]:
     """Find the model, and turn the rows into what it is trained on; doubtful rows stop here, before any weight."""
     model_folder = find_model(recipe.model.path, recipe.model.revision)
-    refuse_code(model_folder, read_config(model_folder / "config.json"))
+    config = read_config(model_folder / "config.json")
+    refuse_code(model_folder, config)
     template = Path(recipe.data.chat_template) if recipe.data.chat_template else None
     tokenizer = load_tokenizer(model_folder, template)
-    return model_folder, tokenizer, prepare(recipe, tokenizer)
+    data = prepare(recipe, tokenizer)
+    check_vocabulary([data.train, *([data.validation] if data.validation else [])], config)
+    return model_folder, tokenizer, data
+
+
+def check_vocabulary(sets: Sequence[TokenRows], config: Mapping[str, Any]) -> None:
+    """Refuse rows with a token that the model has no embedding of: the tokenizer belongs to another model."""
+    text = config.get("text_config") if isinstance(config.get("text_config"), Mapping) else config
+    known = text.get("vocab_size") if text else None
+    for rows in sets:
+        if isinstance(known, int) and len(rows.tokens) and (found := int(rows.tokens.max())) >= known:
+            row = int(np.searchsorted(rows.starts, int(rows.tokens.argmax()), side="right")) - 1
+            raise ModelError(
+                f"the row holds token {found:,}, and the model has embeddings of {known:,}",
+                where=rows.place(row),
+                fix="give the tokenizer that belongs to the model, or enlarge the model's embeddings first",
+                code="E4-VOCABULARY",
+            )
 
 
 def load_tokenizer(folder: Path, template: Path | None = None) -> "PreTrainedTokenizerBase":

@@ -98,7 +98,7 @@ def _check_data(recipe: Recipe, notes: list[str]) -> None:
         raise DataError(faults)
     remote = [str(source.path) for source in sources(recipe) if local_files(source) is None]
     if remote:
-        notes.append(f"data: not looked at, since on the hub: {', '.join(remote)}")
+        notes.append(f"data: not looked at, since not on this machine: {', '.join(remote)}")
 
 
 def _lines(block: dict[str, object], indent: str = "") -> list[str]:
