@@ -53,14 +53,24 @@ def message_of(blank: str) -> int:
     return int(found.group(1))
 
 
+def kind_of_blank(blank: str) -> str:
+    """Give the kind of a blank, as `Blank.kind`."""
+    found = _PARTS.fullmatch(blank)
+    assert found is not None
+    return found.group(2)
+
+
 class _Blanker:
     def __init__(self, number: int, message: RenderMessage, blanks: dict[str, Blank]) -> None:
         self.number, self.message, self.blanks = number, message, blanks
 
     def blank(self) -> dict[str, Any]:
         blanked = dict(self.message)
-        if isinstance(self.message["content"], str):
-            blanked["content"] = self._content(self.message["content"])
+        content = self.message.get("content")
+        if isinstance(content, str):
+            blanked["content"] = self._content(content)
+        elif isinstance(content, list):
+            blanked["content"] = [{**part, "text": self._content(part["text"])} for part in content]
         for key in REASONING:
             if isinstance(self.message.get(key), str):
                 blanked[key] = self._name(self.message[key], "r", must_appear=False)

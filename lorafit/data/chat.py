@@ -1,12 +1,13 @@
 """Conversations as text, with the spans that are trained: what the model writes, and what ends its turn."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from lorafit.data.blanks import Blanked, blank_out, variants
 from lorafit.data.markers import Markers
-from lorafit.data.skeleton import Place, Skeleton, SkeletonMaker, Turn, Unmaskable
+from lorafit.data.skeleton import Place, Skeleton, SkeletonMaker, Turn, Unmaskable, check_kept
+from lorafit.data.spellings import Messages, spellings
 from lorafit.data.template import ChatTemplate, TemplateRefusal, template_of
 from lorafit.recipe.formats import Conversation, Message, RowFault
 
@@ -32,6 +33,19 @@ class Rendered:
     trained: list[Span]
     prompt_end: int
     history_rewritten: bool = False
+    notes: tuple[str, ...] = ()  # keys of NOTES: what the template made of the conversation
+
+
+NOTES = {
+    "arguments": "the template takes the arguments of tool calls only as JSON text where they are objects, or the "
+    "other way round; they were given to it so",
+    "empty": "the template cannot do without a text beside a tool call; it was given an empty one",
+    "parts": "the template takes texts only as lists of parts; they were given to it so",
+    "no tools": "the template cannot do without a list of tools; it was given an empty one",
+    "closed": "the template leaves the last answer open until something follows; what ends it then was added",
+    "thinking lost": "the template leaves out the thinking of an answer, which is not trained",
+    "trimmed": "the template trims a text of the conversation",
+}
 
 
 class ChatRenderer:
@@ -48,15 +62,25 @@ class ChatRenderer:
         DataError when there is no template.
         """
         maker = self._maker(conversation.tools is not None)
-        messages = [message.for_template() for message in conversation.messages]
-        try:
-            text = maker.template.render(messages, conversation.tools)
-            turns = self._turns(maker, conversation, messages, text)
-        except TemplateRefusal as refusal:
-            raise RowFault(f"the chat template refuses the row: {refusal}", "E3-ROW-TEMPLATE") from None
-        except Unmaskable as reason:
-            raise _template_fault(reason) from None
-        return self._rendered(maker.template, conversation, text, turns)
+        first: RowFault | None = None
+        for messages, changes in spellings([message.for_template() for message in conversation.messages]):
+            try:
+                return self._spelled(maker, conversation, messages, changes)
+            except TemplateRefusal as refusal:
+                first = first or _refused(refusal)
+            except Unmaskable as reason:
+                first = first or _template_fault(reason)
+        assert first is not None
+        raise first
+
+    def _spelled(
+        self, maker: SkeletonMaker, conversation: Conversation, messages: Messages, changes: tuple[str, ...]
+    ) -> Rendered:
+        text = maker.template.render(messages, conversation.tools)
+        notes = [*changes, *(["no tools"] if maker.template.gave_no_tools else [])]
+        laid = self._laid(maker, conversation, messages, text)
+        rendered = self._rendered(maker.template, conversation, messages, laid)
+        return replace(rendered, notes=(*notes, *laid.notes))
 
     def _maker(self, tools: bool) -> SkeletonMaker:
         if tools not in self._makers:
@@ -64,40 +88,34 @@ class ChatRenderer:
             self._makers[tools] = SkeletonMaker(template_of(self.tokenizer, tools=tools), markers)
         return self._makers[tools]
 
-    def _turns(
-        self, maker: SkeletonMaker, conversation: Conversation, messages: list[dict[str, Any]], text: str
-    ) -> dict[int, "_TextTurn | Unmaskable"]:
+    def _laid(self, maker: SkeletonMaker, conversation: Conversation, messages: Messages, text: str) -> "_Laid":
         """Find the turns in the text: by the conversation's shape, else with only its answers blanked."""
         for roles in (None, frozenset({"assistant"})):
             blanked = blank_out(messages, roles=roles)
             skeleton = maker.of(blanked, conversation.tools)
-            starts = _fit(text, skeleton, blanked)
-            if starts is not None:
-                return {number: _placed(turn, starts) for number, turn in skeleton.turns.items()}
+            laid = _fit(text + skeleton.added, skeleton, blanked)
+            if laid is not None:
+                return laid
         raise Unmaskable("it changes the text of an answer in a way that cannot be followed")
 
     def _rendered(
-        self,
-        template: ChatTemplate,
-        conversation: Conversation,
-        text: str,
-        turns: dict[int, "_TextTurn | Unmaskable"],
+        self, template: ChatTemplate, conversation: Conversation, messages: Messages, laid: "_Laid"
     ) -> Rendered:
-        last = len(conversation.messages) - 1
+        last = len(messages) - 1
         if self.train_on == "all":
-            turn = turns[last]
-            return Rendered(text, [(0, len(text))], 0 if isinstance(turn, Unmaskable) else turn.prompt_end)
+            turn = laid.turns[last]
+            return Rendered(laid.text, [(0, len(laid.text))], 0 if isinstance(turn, Unmaskable) else turn.prompt_end)
         chosen = []
         for number in _trained_turns(conversation.messages, self.train_on):
-            turn = turns[number]
+            turn = laid.turns[number]
             if isinstance(turn, Unmaskable):
-                raise _template_fault(turn)
+                raise turn
             chosen.append(turn)
             if number == last:
-                _check_prompt(template, conversation, text[: turn.prompt_end])
+                _check_prompt(template, messages[:-1], conversation.tools, laid.text[: turn.prompt_end])
         spans = [(turn.start, turn.end) for turn in chosen]
         rewritten = not all(turn.as_at_inference for turn in chosen)
-        return Rendered(text, spans, chosen[-1].prompt_end, rewritten)
+        return Rendered(laid.text, spans, chosen[-1].prompt_end, rewritten)
 
 
 @dataclass(frozen=True)
@@ -106,6 +124,15 @@ class _TextTurn:
     start: int
     end: int
     as_at_inference: bool
+
+
+@dataclass(frozen=True)
+class _Laid:
+    """The text of a row with its turns found in it."""
+
+    text: str
+    turns: dict[int, "_TextTurn | Unmaskable"]
+    notes: list[str]
 
 
 def generation_prompt(
@@ -118,10 +145,22 @@ def generation_prompt(
     Raises RowFault when the template refuses the conversation, DataError when there is no template.
     """
     template = template_of(tokenizer, tools=tools is not None)
-    try:
-        return template.render(messages, tools, generation_prompt=True)
-    except TemplateRefusal as refusal:
-        raise RowFault(f"the chat template refuses the row: {refusal}", "E3-ROW-TEMPLATE") from None
+    first: TemplateRefusal | None = None
+    best: str | None = None
+    for spelled, _ in spellings(messages):
+        try:
+            prompt = template.render(spelled, tools, generation_prompt=True)
+            best = prompt if best is None else best
+            check_kept(template, blank_out(spelled), tools)
+            return prompt
+        except TemplateRefusal as refusal:
+            first = first or refusal
+        except Unmaskable:
+            continue
+    if best is not None:
+        return best
+    assert first is not None
+    raise _refused(first)
 
 
 def generation_prompt_ids(
@@ -144,37 +183,43 @@ def _trained_turns(messages: Sequence[Message], train_on: TrainOn) -> list[int]:
     return chosen
 
 
-def _check_prompt(template: ChatTemplate, conversation: Conversation, prompt: str) -> None:
+def _check_prompt(
+    template: ChatTemplate, asked: Messages, tools: Sequence[Mapping[str, Any]] | None, prompt: str
+) -> None:
     """What stands before the last answer must be what the model is given when it is asked."""
-    asked = [message.for_template() for message in conversation.messages[:-1]]
-    try:
-        given = template.render(asked, conversation.tools, generation_prompt=True)
-    except TemplateRefusal as refusal:
-        raise RowFault(f"the chat template refuses the row: {refusal}", "E3-ROW-TEMPLATE") from None
-    if given != prompt:
-        raise _template_fault(
-            Unmaskable("it writes the turns before the last answer differently when it asks for that answer")
-        )
+    if template.render(asked, tools, generation_prompt=True) != prompt:
+        raise Unmaskable("it writes the turns before the last answer differently when it asks for that answer")
+
+
+def _refused(refusal: TemplateRefusal) -> RowFault:
+    return RowFault(f"the chat template refuses the row: {refusal}", "E3-ROW-TEMPLATE")
 
 
 def _template_fault(reason: Unmaskable) -> TemplateFault:
     return TemplateFault(f"the chat template cannot be masked exactly: {reason}", "E3-TEMPLATE")
 
 
-def _fit(text: str, skeleton: Skeleton, blanked: Blanked) -> list[int] | None:
-    """Lay a text over a skeleton, byte for byte; give where each piece starts, None where it does not fit."""
+def _fit(text: str, skeleton: Skeleton, blanked: Blanked) -> _Laid | None:
+    """Lay a text over a skeleton, byte for byte; None where it does not fit."""
     if not text.startswith(skeleton.pieces[0]):
         return None
-    starts, position = [0], len(skeleton.pieces[0])
+    starts, position, trimmed = [0], len(skeleton.pieces[0]), False
     for name, piece in zip(skeleton.blanks, skeleton.pieces[1:], strict=True):
-        for written in variants(blanked.blanks[name].text):
+        blank = blanked.blanks[name]
+        for written in variants(blank.text):
             if text.startswith(written, position) and text.startswith(piece, position + len(written)):
                 break
         else:
             return None
+        trimmed = trimmed or (blank.kind == "t" and blank.must_appear and len(written) < len(blank.text))
         starts.append(position + len(written))
         position = starts[-1] + len(piece)
-    return starts if position == len(text) else None
+    if position != len(text):
+        return None
+    lost = any(name not in skeleton.blanks for name in blanked.blanks)
+    said = {"closed": bool(skeleton.added), "thinking lost": lost, "trimmed": trimmed}
+    turns = {number: _placed(turn, starts) for number, turn in skeleton.turns.items()}
+    return _Laid(text, turns, [note for note, holds in said.items() if holds])
 
 
 def _placed(turn: Turn | Unmaskable, starts: Sequence[int]) -> "_TextTurn | Unmaskable":

@@ -13,11 +13,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lorafit.data.blanks import BLANK, Blanked, message_of
+from lorafit.data.blanks import BLANK, Blanked, kind_of_blank, message_of
 from lorafit.data.markers import Markers
 from lorafit.data.template import ChatTemplate, TemplateRefusal
 
 _ESCAPED = re.compile(r"&(?:#34|#39|quot|amp|lt|gt);")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Unmaskable(Exception):
@@ -49,6 +50,7 @@ class Skeleton:
     pieces: list[str]
     blanks: list[str]
     turns: dict[int, Turn | Unmaskable]
+    added: str  # what ends the last turn, where the template leaves it open until something follows
 
 
 class SkeletonMaker:
@@ -82,12 +84,15 @@ class _Reading:
         tools: Sequence[Mapping[str, Any]] | None,
     ) -> None:
         self.template, self.markers, self.messages, self.tools = template, markers, blanked.messages, tools
-        self.full, self.marks = template.render_with_marks(self.messages, tools)
+        self.full, self.marks = template.render(self.messages, tools), template.marks(self.messages, tools)
         self.pieces, self.blanks = BLANK.split(self.full), BLANK.findall(self.full)
         _check_texts(blanked, self.blanks)
-        self._check_escapes(blanked)
+        check_writing("".join(self.pieces), template.source + blanked.key(tools))
 
     def skeleton(self) -> Skeleton:
+        added = self._left_open()
+        self.full += added
+        self.pieces[-1] += added
         turns: dict[int, Turn | Unmaskable] = {}
         for number, message in enumerate(self.messages):
             if message["role"] == "assistant":
@@ -95,7 +100,7 @@ class _Reading:
                     turns[number] = self._turn(number)
                 except Unmaskable as reason:
                     turns[number] = reason
-        return Skeleton(self.pieces, self.blanks, turns)
+        return Skeleton(self.pieces, self.blanks, turns, added)
 
     def _turn(self, number: int) -> Turn:
         prompt = self.template.render(self.messages[:number], self.tools, generation_prompt=True)
@@ -109,7 +114,7 @@ class _Reading:
         end = Place(self._piece_after(anchor), skip + len(self._ending(number, anchor, skip, opener)))
         return Turn(
             prompt_end=prompt_end,
-            start=self._marked_start(prompt_end, end),
+            start=self._marked_start(prompt_end, end, [b for b in own if kind_of_blank(b) != "r"]),
             end=end,
             as_at_inference=self.full[: self._position(prompt_end)] == prompt,
         )
@@ -139,28 +144,54 @@ class _Reading:
             alone = self.template.render(self.messages[: number + 1], self.tools)
             closing, following = _after(alone, anchor)[skip:], gap
         ending = self.markers.ending(gap, closing, following, opener)
+        if not closing.strip() and following is not None:
+            ending = self.markers.left_open(self._asked_again(number, anchor, skip), following)
         if not ending or not gap.startswith(ending):
             raise Unmaskable(f"it does not end an answer with a token for that (but with {gap[:40]!r})")
         return ending
 
+    def _left_open(self) -> str:
+        """Give what ends the last turn where the template writes that only when something follows."""
+        last = len(self.messages) - 1
+        if not self.blanks or message_of(self.blanks[-1]) != last or self.pieces[-1].strip():
+            return ""
+        following = self._followed(self.blanks[-1], 0)
+        if following is None or not following.startswith(self.pieces[-1]):
+            return ""
+        ending = self.markers.left_open(self._asked_again(last, self.blanks[-1], 0), following)
+        return ending[len(self.pieces[-1]) :]
+
+    def _asked_again(self, number: int, anchor: str, skip: int) -> str:
+        """Give what follows a turn when another answer is asked for at once."""
+        again = self.template.render(self.messages[: number + 1], self.tools, generation_prompt=True)
+        return _after(again, anchor)[skip:]
+
     def _followed(self, anchor: str, skip: int) -> str | None:
         """Give what follows the last turn when a user (or a tool) speaks after it."""
         role = "tool" if self.messages[-1].get("tool_calls") else "user"
-        probe = {"role": role, "content": f"Qz{len(self.messages)}t0zQ"}
+        name = f"Qz{len(self.messages)}t0zQ"
+        parts = isinstance(self.messages[0]["content"], list)
+        probe = {"role": role, "content": [{"type": "text", "text": name}] if parts else name}
         try:
             return _after(self.template.render([*self.messages, probe], self.tools), anchor)[skip:]
         except (TemplateRefusal, Unmaskable):
             return None
 
-    def _marked_start(self, start: Place, end: Place) -> Place:
-        """Move the start to where a `{% generation %}` block opens, if that is later."""
+    def _marked_start(self, start: Place, end: Place, texts: Sequence[str]) -> Place:
+        """Move the start to where a `{% generation %}` block opens, if that is later.
+
+        The block must hold the answer's `texts`; whether it holds the end of the turn too, templates disagree.
+        """
         if not self.template.marked:
             return start
         position = self._position(start)
         for opens, closes in self.marks:
-            if closes > position and opens < self._position(end):
-                return start if opens <= position else self._place(opens)
-        raise Unmaskable("its {% generation %} marks leave out an answer")
+            if closes <= position or opens >= self._position(end):
+                continue
+            if any(not opens <= self.full.find(text) <= closes - len(text) for text in texts):
+                break
+            return start if opens <= position else self._place(opens)
+        raise Unmaskable("its {% generation %} marks leave out (a part of) an answer")
 
     def _piece_after(self, blank: str) -> int:
         return self.blanks.index(blank) + 1 if blank else 0
@@ -176,11 +207,23 @@ class _Reading:
             position -= len(piece) + len(self.blanks[number])
         raise Unmaskable("its {% generation %} marks open inside an answer")
 
-    def _check_escapes(self, blanked: Blanked) -> None:
-        """A template may write the quotes of a tool call as `&#34;`, which no model was taught."""
-        found = _ESCAPED.search("".join(self.pieces))
-        if found and found.group() not in self.template.source + blanked.key(self.tools):
-            raise Unmaskable(f"it writes tool calls with {found.group()!r} for a character; give JSON text")
+
+def check_kept(template: ChatTemplate, blanked: Blanked, tools: Sequence[Mapping[str, Any]] | None) -> None:
+    """Raise Unmaskable where a prompt loses, repeats or escapes a text of its conversation."""
+    written = template.render(blanked.messages, tools, generation_prompt=True)
+    _check_texts(blanked, BLANK.findall(written))
+    check_writing("".join(BLANK.split(written)), template.source + blanked.key(tools))
+
+
+def check_writing(written: str, given: str) -> None:
+    """Raise Unmaskable for what a template writes of its own that no model was taught and no file can hold."""
+    found = _ESCAPED.search(written)
+    if found and found.group() not in given:  # some write the quotes of a tool call as `&#34;`
+        raise Unmaskable(f"it writes tool calls with {found.group()!r} for a character; give JSON text")
+    if "None" in written and "None" not in given:
+        raise Unmaskable("it writes 'None' where there is no text")
+    if _SURROGATE.search(written):
+        raise Unmaskable("it writes half of a surrogate pair, which no text can hold")
 
 
 def _after(rendered: str, blank: str) -> str:

@@ -1,24 +1,20 @@
-"""A chat template, rendered by transformers' sandbox within limits of time and size."""
+"""A chat template: text in Jinja, rendered as `apply_chat_template` renders it."""
 
 import re
-import signal
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from types import FrameType
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from lorafit.data.sandbox import aliased, check_size, compiled, limits
 from lorafit.errors import DataError, SafetyRefusal
 
 if TYPE_CHECKING:
+    from jinja2 import Template
     from transformers import PreTrainedTokenizerBase
 
-RENDER_SECONDS = 5
-RENDER_CHARACTERS = 4_000_000  # more only for a conversation that is as long itself
-MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
+MARK = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 
 RenderMessage = Mapping[str, Any]
+_Result = TypeVar("_Result")
 
 
 class TemplateRefusal(Exception):
@@ -32,6 +28,8 @@ class ChatTemplate:
         self.source = source
         self.variables = dict(variables)
         self.marked = MARK.search(source) is not None
+        self.gave_no_tools = False  # the last render was possible only with an empty list of tools
+        self._compiled: Template | None = None
 
     def render(
         self,
@@ -42,45 +40,85 @@ class ChatTemplate:
     ) -> str:
         """Give the text of a conversation, as `apply_chat_template` does.
 
-        Raises TemplateRefusal where the template raises, fails, runs too long or writes too much.
+        Raises TemplateRefusal where the template raises or fails, SafetyRefusal where it runs too long or
+        writes too much, DataError where it is no template.
         """
-        return self.render_with_marks(messages, tools, generation_prompt=generation_prompt)[0]
 
-    def render_with_marks(
+        def write(template: "Template", variables: dict[str, Any]) -> str:
+            return template.render(variables)
+
+        return self._with_tools(write, messages, tools, generation_prompt)
+
+    def marks(
+        self, messages: Sequence[RenderMessage], tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> list[tuple[int, int]]:
+        """Give the character spans of the `{% generation %}` blocks in the text (none without marks)."""
+        if not self.marked:
+            return []
+
+        def write(template: "Template", variables: dict[str, Any]) -> list[tuple[int, int]]:
+            blocks: list[str] = []
+            spans: list[tuple[int, int]] = []
+            with template.environment.activate_tracker(blocks, spans):  # type: ignore[attr-defined]
+                blocks.extend(template.generate(variables))
+            return spans
+
+        return self._with_tools(write, messages, tools, generation_prompt=False)
+
+    def _with_tools(
         self,
+        write: "Callable[[Template, dict[str, Any]], _Result]",
         messages: Sequence[RenderMessage],
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        *,
-        generation_prompt: bool = False,
-    ) -> tuple[str, list[tuple[int, int]]]:
-        """Give the text and the character spans of its `{% generation %}` blocks (none without marks)."""
-        from jinja2.exceptions import SecurityError, TemplateError, TemplateSyntaxError
-        from transformers.utils.chat_template_utils import render_jinja_template
-
-        chat = [{key: value for key, value in message.items() if value is not None} for message in messages]
+        tools: Sequence[Mapping[str, Any]] | None,
+        generation_prompt: bool,
+    ) -> _Result:
+        """Write with the tools of the row. Some templates cannot do without a list, be it empty."""
+        self.gave_no_tools = False
         try:
-            with _time_limit() as clock:
-                rendered: Any = render_jinja_template(  # declared as text, but it is texts and spans
-                    conversations=[chat],
-                    tools=[dict(tool) for tool in tools] if tools is not None else None,
-                    chat_template=self.source,
-                    return_assistant_tokens_mask=self.marked,
-                    add_generation_prompt=generation_prompt,
-                    **self.variables,
-                )
-        except TemplateSyntaxError as error:
-            what = f"the chat template is not valid Jinja: {error.message}"
+            return self._guarded(write, messages, tools, generation_prompt)
+        except TemplateRefusal as refusal:
+            if tools is not None:
+                raise
+            try:
+                written = self._guarded(write, messages, [], generation_prompt)
+            except TemplateRefusal:
+                raise refusal from None
+            self.gave_no_tools = True
+            return written
+
+    def _guarded(
+        self,
+        write: "Callable[[Template, dict[str, Any]], _Result]",
+        messages: Sequence[RenderMessage],
+        tools: Sequence[Mapping[str, Any]] | None,
+        generation_prompt: bool,
+    ) -> _Result:
+        from jinja2.exceptions import SecurityError, TemplateSyntaxError
+
+        variables = {
+            **self.variables,
+            "messages": aliased([dict(message) for message in messages]),
+            "tools": None if tools is None else list(tools),
+            "documents": None,
+            "add_generation_prompt": generation_prompt,
+        }
+        try:
+            with limits():
+                if self._compiled is None:
+                    self._compiled = compiled(self.source)
+                written = write(self._compiled, variables)
+        except SafetyRefusal:
+            raise
+        except (TemplateSyntaxError, SyntaxError) as error:
+            what = f"the chat template is not valid Jinja: {getattr(error, 'message', error)}"
             raise DataError(what, where=f"line {error.lineno} of the template", code="E3-TEMPLATE") from None
         except SecurityError as error:
             raise SafetyRefusal(f"the chat template does what none may: {error}", code="E12-TEMPLATE") from None
-        # A template is a program: it may fail in any way an expression can.
-        except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
-            raise TemplateRefusal(clock.verdict or str(error) or type(error).__name__) from None
-        except (RecursionError, MemoryError, TimeoutError) as error:
-            raise TemplateRefusal(clock.verdict or str(error) or "it needs too much memory") from None
-        (text,), marks = rendered
-        _check_size(text, chat)
-        return text, list(marks[0]) if self.marked else []
+        except Exception as error:  # noqa: BLE001  a template is a program: it may fail in any way
+            raise TemplateRefusal(str(error) or type(error).__name__) from None
+        if isinstance(written, str):
+            check_size(written, sum(len(str(message)) for message in messages) if len(written) > 100_000 else 0)
+        return written
 
 
 def template_of(tokenizer: "PreTrainedTokenizerBase", *, tools: bool = False) -> ChatTemplate:
@@ -98,36 +136,3 @@ def template_of(tokenizer: "PreTrainedTokenizerBase", *, tools: bool = False) ->
             code="E3-NO-TEMPLATE",
         )
     return ChatTemplate(str(template), tokenizer.special_tokens_map)
-
-
-def _check_size(text: str, chat: Sequence[RenderMessage]) -> None:
-    if len(text) > RENDER_CHARACTERS and len(text) > 20 * sum(len(str(message)) for message in chat):
-        raise TemplateRefusal(f"it wrote {len(text):,} characters for a conversation of far fewer")
-
-
-@dataclass
-class _Clock:
-    """Why a render was stopped, if it was: jinja may turn the exception into another."""
-
-    verdict: str = ""
-
-    def stop(self, signum: int, frame: FrameType | None) -> None:
-        """Stop the render from inside a signal handler."""
-        self.verdict = f"it did not end within {RENDER_SECONDS} seconds"
-        raise TimeoutError(self.verdict)
-
-
-@contextmanager
-def _time_limit() -> Iterator[_Clock]:
-    """Stop a template that does not end. Signals reach the main thread only; elsewhere there is no limit."""
-    clock = _Clock()
-    if threading.current_thread() is not threading.main_thread():
-        yield clock
-        return
-    before = signal.signal(signal.SIGVTALRM, clock.stop)
-    signal.setitimer(signal.ITIMER_VIRTUAL, RENDER_SECONDS)
-    try:
-        yield clock
-    finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        signal.signal(signal.SIGVTALRM, before)

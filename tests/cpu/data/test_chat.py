@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizers_made import CHATML, EXACT, FAILING, REFUSED, byte_level, sentence_piece, space_merging
+from tokenizers_made import BOMBS, CHATML, EXACT, FAILING, REFUSED, byte_level, sentence_piece, space_merging
 from transformers import PreTrainedTokenizerFast
 
-from lorafit.data import template as template_module
+from lorafit.data import sandbox
 from lorafit.data.chat import ChatRenderer, Rendered, TemplateFault, TrainOn, generation_prompt_ids
 from lorafit.data.tokens import Encoded, Encoder
 from lorafit.errors import DataError, SafetyRefusal
@@ -99,14 +99,16 @@ def test_exactly_the_answers_are_trained(name: str, row: Conversation) -> None:
     template, expected = EXACT[name]
     rendered = render(BYTES, template, row)
     answers = [message.content or "" for message in row.messages if message.role == "assistant"]
-    assert rendered.text == BYTES.apply_chat_template(messages(row), tokenize=False)
+    tools: list[dict[str, Any]] | None = [] if "no tools" in rendered.notes else None
+    given = BYTES.apply_chat_template(messages(row), tools=tools, tokenize=False)
+    assert rendered.text == given + ("<|im_end|>" if "closed" in rendered.notes else "")
     assert trained(rendered) == expected(answers)
-    asked = BYTES.apply_chat_template(messages(row)[:-1], tokenize=False, add_generation_prompt=True)
+    asked = BYTES.apply_chat_template(messages(row)[:-1], tools=tools, tokenize=False, add_generation_prompt=True)
     assert rendered.text[: rendered.prompt_end] == asked
     encoded = encode(BYTES, rendered)
     assert BYTES.decode(encoded.tokens) == rendered.text
     assert BYTES.decode(encoded.tokens[encoded.trained]) == "".join(expected(answers))
-    joint = BYTES.apply_chat_template(messages(row))["input_ids"]
+    joint = BYTES(rendered.text, add_special_tokens=False)["input_ids"]
     assert encoded.apart or encoded.tokens.tolist() == joint
     if len(answers) == 1 or not encoded.apart:
         prompt = generation_prompt_ids(BYTES, messages(row)[:-1])
@@ -140,12 +142,20 @@ def test_what_cannot_be_masked_is_refused_with_the_reason(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FAILING)
-def test_a_template_that_fails_says_how(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(template_module, "RENDER_SECONDS", 0.3)
+def test_a_template_that_fails_says_how(name: str) -> None:
     template, reason = FAILING[name]
     with pytest.raises(RowFault, match=reason) as caught:
         render(BYTES, template, chat(user("a"), assistant("b")))
     assert caught.value.code == "E3-ROW-TEMPLATE"
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_template_that_runs_away_is_stopped(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "RENDER_SECONDS", 0.3)
+    template, reason = BOMBS[name]
+    with pytest.raises(SafetyRefusal, match=reason) as caught:
+        render(BYTES, template, chat(user("a"), assistant("b")))
+    assert caught.value.faults[0].code == "E12-TEMPLATE"
 
 
 def test_a_template_that_is_not_jinja_and_one_that_breaks_out() -> None:

@@ -150,11 +150,25 @@ EXACT: dict[str, tuple[str, Expected]] = {
     ),
 }
 
-REFUSED: dict[str, tuple[str, str]] = {
+EXACT |= {
     # Qwen1.5: the last turn is left open
     "leaves the last turn open": (
         "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content }}"
         "{% if not loop.last or add_generation_prompt %}{{ '<|im_end|>\n' }}{% endif %}{% endfor %}" + _ASK,
+        _ended(),
+    ),
+    # Hermes 2 Pro: cannot do without a list of tools
+    "wants tools": ("{% for tool in tools.copy() %}{{ tool }}{% endfor %}" + CHATML, _ended()),
+}
+
+REFUSED: dict[str, tuple[str, str]] = {
+    "has no ends": (
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '\n' }}{% endfor %}" + _ASK,
+        "does not end an answer",
+    ),
+    "ends the last turn only": (
+        "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
+        "{{ 'assistant: ' if add_generation_prompt else eos_token }}",
         "does not end an answer",
     ),
     "ends with words only": (
@@ -198,8 +212,27 @@ FAILING: dict[str, tuple[str, str]] = {
     "adds a number to a text": ("{{ messages[0].content + 1 }}", "can only concatenate"),
     "asks for what is not there": ("{{ messages[0].name.first }}", "has no attribute"),
     "divides by zero": ("{{ 1 / 0 }}", "division by zero"),
+    "raises a power": ("{{ 10 ** 100000 }}", "too large"),
+    "multiplies": (
+        "{% set n = namespace(i=7) %}{% for i in range(60) %}{% set n.i = n.i * n.i %}{% endfor %}{{ n.i }}",
+        "too large",
+    ),
+    "calls itself": ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion"),
     "counts too far": ("{% for i in range(10 ** 9) %}a{% endfor %}", "Range too big"),
+}
+
+BOMBS: dict[str, tuple[str, str]] = {
     "writes too much": ("{{ 'a' * 10 ** 7 }}", "characters"),
+    "repeats without end": ("{{ 'a' * 10 ** 11 }}", "repeats something"),
+    "grows": (
+        "{% set n = namespace(t='aaaaaaaa') %}{% for i in range(60) %}{% set n.t = n.t ~ n.t %}{% endfor %}{{ n.t }}",
+        "too much memory",
+    ),
+    "is wide": ("{{ 'a' | center(10 ** 11) }}", "too much memory"),
+    "writes on and on": (
+        "{% for i in range(99999) %}{% for j in range(99999) %}aaaaaaaaaaaaaaaa{% endfor %}{% endfor %}",
+        "did not end",
+    ),
     "does not end": (
         "{% for i in range(99999) %}{% for j in range(99999) %}{% if i * j < 0 %}a{% endif %}{% endfor %}{% endfor %}",
         "did not end",

@@ -1,0 +1,136 @@
+"""Where a chat template runs: transformers' own Jinja sandbox, within limits of time, memory and numbers.
+
+A template comes with a model from wherever that came from, and it is a program: it may loop, and it may grow.
+"""
+
+import resource
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from lorafit.errors import SafetyRefusal
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+RENDER_SECONDS = 1.0  # of the processor's time, for one conversation
+RENDER_CHARACTERS = 1_000_000  # more only for a conversation that is long itself
+_MEMORY_BYTES = 1 << 30  # what a render may add to the process
+_NUMBER_BITS = 4096
+_PAGE_BYTES = resource.getpagesize()
+_COUNTS = Path("/proc/self/statm")
+
+
+class _OutOfTime(BaseException):
+    """Not an Exception, so that nothing between a template and `limits` takes it for its own."""
+
+
+def compiled(source: str) -> "Template":
+    """Compile a template as transformers does, but with products and powers that are bounded.
+
+    Raises jinja2's TemplateSyntaxError.
+    """
+    template: Template = _environment().from_string(source)
+    return template
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Any:
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
+    # Each compilation there has an environment of its own; this one is the empty template's.
+    environment = _compile_jinja_template("").environment
+    # Jinja folds constants when it compiles, except for what is intercepted.
+    environment.intercepted_binops = frozenset({"*", "**"})
+    environment.call_binop = _bounded
+    return environment
+
+
+def aliased(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Give thinking every name that templates read it under, as transformers does from the version that does."""
+    from transformers.utils import chat_template_utils
+
+    alias = getattr(chat_template_utils, "_alias_reasoning_fields", None)
+    return list(alias(messages)) if alias else messages
+
+
+def _bounded(context: Any, operator: str, left: Any, right: Any) -> Any:
+    """Multiply, or raise to a power, unless no memory or time would hold the result."""
+    if operator == "**":
+        if isinstance(left, int) and isinstance(right, int) and left.bit_length() * right > _NUMBER_BITS:
+            raise OverflowError("a power too large")
+        return left**right
+    for repeated, times in ((left, right), (right, left)):
+        if isinstance(times, int) and hasattr(repeated, "__len__") and len(repeated) * times > 20 * RENDER_CHARACTERS:
+            raise _refusal(f"it repeats something {times:,} times")
+    if isinstance(left, int) and isinstance(right, int) and left.bit_length() + right.bit_length() > _NUMBER_BITS:
+        raise OverflowError("a product too large")
+    return left * right
+
+
+def check_size(text: str, given: int) -> None:
+    """Raise SafetyRefusal for a text of far more characters than the `given` ones of its conversation."""
+    if len(text) > RENDER_CHARACTERS and len(text) > 20 * given:
+        raise _refusal(f"it writes {len(text):,} characters for a conversation of {given:,}")
+
+
+def _refusal(what: str) -> SafetyRefusal:
+    return SafetyRefusal(
+        f"the chat template is stopped: {what}",
+        fix="use another template (data.chat_template)",
+        code="E12-TEMPLATE",
+    )
+
+
+@contextmanager
+def limits() -> Iterator[None]:
+    """Stop what runs too long or takes too much memory. Raises SafetyRefusal.
+
+    Signals reach the main thread only; in another there is no limit of time.
+    """
+    timed = threading.current_thread() is threading.main_thread()
+    memory = _limit_memory()
+    before = _start_clock() if timed else None
+    try:
+        yield
+    except _OutOfTime:
+        raise _refusal(f"it did not end within {RENDER_SECONDS:g} s") from None
+    except MemoryError:
+        raise _refusal("it needs too much memory") from None
+    finally:
+        if timed:
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+            signal.signal(signal.SIGVTALRM, before)
+        if memory is not None:
+            resource.setrlimit(resource.RLIMIT_AS, memory)
+
+
+def _start_clock() -> Any:
+    before = signal.signal(signal.SIGVTALRM, _stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, RENDER_SECONDS)
+    return before
+
+
+def _stop(signum: int, frame: FrameType | None) -> None:
+    raise _OutOfTime
+
+
+def _limit_memory() -> tuple[int, int] | None:
+    """Bound the address space of the process; give the limit that was there, None where it cannot be set."""
+    if sys.platform != "linux":
+        return None
+    with suppress(OSError, ValueError):
+        with _COUNTS.open("rb", buffering=0) as counts:
+            taken = int(counts.read(64).split()[0]) * _PAGE_BYTES
+        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+        wanted = taken + _MEMORY_BYTES
+        if soft == resource.RLIM_INFINITY or wanted < soft:
+            resource.setrlimit(resource.RLIMIT_AS, (wanted, hard))
+            return soft, hard
+    return None
