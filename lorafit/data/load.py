@@ -8,7 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from lorafit.data import files
-from lorafit.data.chat import ChatRenderer, Rendered, TemplateFault
+from lorafit.data.chat import NOTES, ChatRenderer, Rendered, TemplateFault
 from lorafit.data.faults import BadRow, ReadLog, grouped
 from lorafit.data.lengths import Overlong
 from lorafit.data.report import Counts, FileRecord, SourceReport
@@ -34,6 +34,7 @@ _REMARKS = {
     "special": "{n} rows hold a special token in a text of their own; it is read as that token",
     "no stop": "{n} rows: what ends an answer is several tokens, at which generation cannot stop; use the model's "
     "own template, or one that ends with its end-of-text token",
+    **{key: "{n} rows: " + text for key, text in NOTES.items()},
 }
 
 
@@ -120,6 +121,7 @@ class _Loading:
         self.remarks["apart"] += encoded.apart
         self.remarks["no stop"] += not encoded.ends_with_token and self.data.train_on != "all"
         self.remarks["rewritten"] += isinstance(draft, Rendered) and draft.history_rewritten
+        self.remarks.update(draft.notes if isinstance(draft, Rendered) else ())
 
     @property
     def read(self) -> int:
