@@ -153,7 +153,7 @@ def estimate_vram(
     micro_batch_size: Annotated[int | None, typer.Option(min=1, help="Rows per forward pass.")] = None,
     gpus: Annotated[int, typer.Option(min=1, help="GPUs; bytes are given for each.")] = 1,
     gpu: Annotated[str | None, typer.Option(help="Card to fit on: 24GB, rtx-4090, h100, ...")] = None,
-    exact: Annotated[bool, typer.Option("--exact", help="Trace the real model (not built yet).")] = False,
+    exact: Annotated[bool, typer.Option("--exact", help="Trace the real step too (seconds, no GPU).")] = False,
     engine: Annotated[str, typer.Option(help="lorafit; transformers is not built yet.")] = "lorafit",
     upcast: Annotated[str | None, typer.Option(help="For the engine transformers (not built yet).")] = None,
     as_json: AsJson = False,
@@ -162,7 +162,7 @@ def estimate_vram(
     from lorafit.plan.vram import answer
     from lorafit.recipe.load import load_recipe
 
-    for asked, option in ((exact, "--exact"), (engine != "lorafit", f"--engine {engine}"), (upcast, "--upcast")):
+    for asked, option in ((engine != "lorafit", f"--engine {engine}"), (upcast, "--upcast")):
         if asked:
             raise RecipeError(f"{option} is not part of version {__version__} yet", code="E2-NOT-BUILT")
     result = answer(
@@ -176,6 +176,11 @@ def estimate_vram(
         gpus=gpus,
         gpu=gpu,
     )
+    if exact:
+        quiet_libraries()
+        from lorafit.train.trace import with_trace
+
+        result = with_trace(result)
     say(result.as_text())
     if as_json:
         emit(result.as_json())

@@ -24,6 +24,11 @@ def trust_head(model: PreTrainedModel, hidden: torch.Tensor, logits: torch.Tenso
         _PLAIN.add(model)
 
 
+def take_as_plain(model: PreTrainedModel) -> None:
+    """Note a model as plain without a proof: fake tensors, which have no values, cannot give one."""
+    _PLAIN.add(model)
+
+
 def frozen_head(model: PreTrainedModel) -> nn.Linear | None:
     """Give the head that `head_loss` may use; None where it is trained, adapted, or not all there is to logits."""
     head = model.get_output_embeddings() if model in _PLAIN else None

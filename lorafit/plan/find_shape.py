@@ -32,7 +32,8 @@ def find_shape(text: str, revision: str | None = None) -> NamedShape:
 
 
 def _from_file(path: Path, name: str) -> NamedShape:
-    return NamedShape(shape_from_config(read_config(path), str(path)), name, [])
+    config = read_config(path)
+    return NamedShape(shape_from_config(config, str(path)), name, [], config)
 
 
 def read_config(path: Path) -> dict[str, object]:

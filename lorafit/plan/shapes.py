@@ -16,11 +16,12 @@ __all__ = ["Linear", "ModelShape", "NamedShape", "shape_by_name", "shape_from_co
 
 @dataclass(frozen=True)
 class NamedShape:
-    """What a name stands for: the shape, the hub id it was taken as, and other models it could have meant."""
+    """What a name stands for: the shape, the hub id it was taken as, others it could have meant, its config.json."""
 
     shape: ModelShape
     taken_as: str
     alternatives: list[str]
+    config: Mapping[str, object]
 
 
 def shape_by_name(name: str) -> NamedShape:
@@ -34,7 +35,7 @@ def shape_by_name(name: str) -> NamedShape:
     if match.entry.unconfirmed:
         doubt = f"the sizes of {match.entry.hub_id} in the catalogue come from one source only"
         shape = replace(shape, notes=(*shape.notes, doubt))
-    return NamedShape(shape, match.entry.hub_id, list(match.alternatives))
+    return NamedShape(shape, match.entry.hub_id, list(match.alternatives), match.entry.config)
 
 
 def shape_from_config(config: Mapping[str, object], name: str) -> ModelShape:

@@ -7,6 +7,7 @@ from lorafit.errors import RecipeError
 from lorafit.plan.advice import Advice, advise, longest_row, most_rows
 from lorafit.plan.ask import ask, default_recipe, with_options
 from lorafit.plan.cards import Card, find_card
+from lorafit.plan.exact import Exact
 from lorafit.plan.find_shape import find_shape
 from lorafit.plan.memory import estimate
 from lorafit.plan.question import Estimate, MemoryQuestion
@@ -50,6 +51,7 @@ class Answer:
     fit: Fit | None
     advice: list[Advice]
     assumptions: list[str]
+    exact: Exact | None = None  # the real step traced, where it was asked for
 
     def as_json(self) -> dict[str, object]:
         """Give the answer for a program; bytes are per GPU. Parts `in_peak` add up to `peak_bytes`."""
@@ -74,6 +76,7 @@ class Answer:
             "phases": found.phases,
             "assumptions": self.assumptions,
             "alternatives": self.model.alternatives,
+            "exact": self.exact.as_json(found.peak_bytes) if self.exact else None,
         }
 
     def as_text(self) -> str:

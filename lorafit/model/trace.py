@@ -1,0 +1,187 @@
+"""The exact answer to a question about memory: the real training step, traced on fake tensors."""
+
+import gc
+import math
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from lorafit.errors import ModelError, first_line
+from lorafit.model.adapt import base_of
+from lorafit.model.batch import DeviceBatch
+from lorafit.model.head_loss import take_as_plain
+from lorafit.model.loss import summed_loss
+from lorafit.model.trace_build import build_fake
+from lorafit.model.trace_card import card_semantics
+from lorafit.model.trace_log import Peak, StorageLog
+from lorafit.plan.question import MemoryQuestion
+
+OptimizerBuilder = Callable[[Mapping[str, nn.Parameter], MemoryQuestion], torch.optim.Optimizer]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What was live in a step; `owners` says whose a storage is, by its number."""
+
+    peaks: dict[str, Peak]  # by phase
+    owners: dict[int, str]
+    events: list[tuple[int, int]]
+    held_bytes: int  # between steps
+    seconds: float
+
+
+def trace(
+    question: MemoryQuestion, config: Mapping[str, object], layers: int, build_optimizer: OptimizerBuilder
+) -> Trace:
+    """Trace a step of a model with so many layers, after one that only made the optimizer's states. ModelError."""
+    started = time.perf_counter()
+    log = StorageLog()
+    try:
+        return _traced(question, config, layers, build_optimizer, log, started)
+    except (RuntimeError, ValueError, TypeError, AttributeError, AssertionError) as error:
+        raise ModelError(
+            f"the step of {question.shape.name} cannot be traced: {first_line(error)}",
+            where="--exact",
+            fix="leave --exact out for the estimate without the model's code",
+            code="E4-TRACE",
+        ) from None
+
+
+def _traced(
+    question: MemoryQuestion,
+    config: Mapping[str, object],
+    layers: int,
+    build_optimizer: OptimizerBuilder,
+    log: StorageLog,
+    started: float,
+) -> Trace:
+    with warnings.catch_warnings(), FakeTensorMode(allow_non_fake_inputs=True), card_semantics(_lengths(question)), log:
+        warnings.simplefilter("ignore")  # of libraries, about values that are not there
+        tracer = _Tracer(question, config, layers, build_optimizer, log)
+        tracer.prepare()
+        log.peaks = {}
+        tracer.step()
+        peaks, events, held = log.peaks, log.events, log.bytes
+    return Trace(peaks, tracer.owners, events, held, time.perf_counter() - started)
+
+
+class _Tracer:
+    def __init__(
+        self,
+        question: MemoryQuestion,
+        config: Mapping[str, object],
+        layers: int,
+        build_optimizer: OptimizerBuilder,
+        log: StorageLog,
+    ) -> None:
+        self.question, self.log = question, log
+        attached = build_fake(question, config, layers)
+        self.model = attached.model
+        if question.plain_head:
+            take_as_plain(base_of(self.model))
+        self.parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        gc.collect()
+        log.start_over()
+        self.owners = self._owners()
+        self.optimizer = build_optimizer(self.parameters, question)
+        self._announce_layers()
+
+    def _owners(self) -> dict[int, str]:
+        owners = dict.fromkeys((birth.number for birth in self.log.live.values()), "weights")
+        own = "weights" if self.question.is_full else f"{self.question.adapter.kind} weights"
+        return owners | dict.fromkeys(self.log.numbers(self.parameters.values()), own)
+
+    def _announce_layers(self) -> None:
+        """Have each layer say when its forward begins and ends, and when its backward begins."""
+        for index, layer in enumerate(decoder_layers(self.model)):
+            layer.register_forward_pre_hook(self._begin(index))
+            layer.register_forward_hook(self._end(index))
+
+    def _begin(self, index: int) -> Callable[..., None]:
+        def begin(module: nn.Module, args: object) -> None:
+            if not self.log.phase.startswith("backward"):
+                self.log.enter(f"forward of layer {index}")
+
+        return begin
+
+    def _end(self, index: int) -> Callable[..., None]:
+        def reached(gradient: torch.Tensor) -> None:
+            self.log.enter(f"backward of layer {index}")
+
+        def end(module: nn.Module, args: object, output: Any) -> None:
+            if not self.log.phase.startswith("backward"):
+                tensor = output[0] if isinstance(output, tuple) else output
+                if tensor.requires_grad:
+                    tensor.register_hook(reached)
+                self.log.enter("loss, forward")
+
+        return end
+
+    def prepare(self) -> None:
+        """Have the optimizer make its states, as in a first step."""
+        self.log.enter("first step")
+        for parameter in self.parameters.values():
+            parameter.grad = torch.empty_like(parameter)
+        self._update()
+
+    def step(self) -> None:
+        """Take a step as the training loop does."""
+        self.log.enter("forward")
+        total = torch.zeros(())
+        for _ in range(2 if self.question.accumulation else 1):
+            self.log.enter("forward")
+            with self._precision():
+                nats = summed_loss(self.model, _batch(self.question))
+            self.log.enter("backward of the loss")
+            torch.autograd.backward(nats / self.question.target_tokens)
+            total += nats.detach()
+            del nats
+        gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
+        self.owners |= dict.fromkeys(self.log.numbers(gradients), "gradients")
+        del gradients
+        self.log.enter("clipping")
+        nn.utils.clip_grad_norm_(list(self.parameters.values()), math.inf)
+        self.log.enter("optimizer step")
+        self._update()
+
+    def _update(self) -> None:
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        states = [x for state in self.optimizer.state.values() for x in state.values() if isinstance(x, torch.Tensor)]
+        self.owners |= dict.fromkeys(self.log.numbers(states), "optimizer states")
+
+    def _precision(self) -> Any:
+        if self.question.dtype == "float32":
+            return nullcontext()
+        return torch.autocast("cpu", getattr(torch, self.question.dtype))
+
+
+def decoder_layers(model: nn.Module) -> list[nn.Module]:
+    """Find the stack of decoder layers: the list with the most values."""
+    stacks: list[nn.ModuleList] = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    sizes = [sum(p.numel() for p in stack.parameters()) for stack in stacks]
+    return list(stacks[sizes.index(max(sizes))])
+
+
+def _batch(question: MemoryQuestion) -> DeviceBatch:
+    """Full rows, each one document, every position predicting."""
+    tokens, rows = question.tokens, question.micro_batch_size
+    return DeviceBatch(
+        input_ids=torch.zeros(1, tokens, dtype=torch.long),
+        position_ids=torch.zeros(1, tokens, dtype=torch.long),
+        boundaries=torch.zeros(rows + 1, dtype=torch.int32),
+        lengths=_lengths(question),
+        predicting=torch.zeros(question.target_tokens, dtype=torch.long),
+        targets=torch.zeros(question.target_tokens, dtype=torch.long),
+    )
+
+
+def _lengths(question: MemoryQuestion) -> tuple[int, ...]:
+    return (question.max_length,) * question.micro_batch_size

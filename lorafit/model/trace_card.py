@@ -1,0 +1,114 @@
+"""A card's semantics for fake tensors on a machine without one: what autocast casts, which kernels run.
+
+Fake tensors cannot sit on a card that torch was not built for, so they sit on the CPU and this module makes up for
+the difference: CUDA's list of float32 operations, fused dropout, the variable-length attention kernel, and the
+questions by which PEFT and bitsandbytes find out where they are.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from lorafit.model import attention
+
+# https://pytorch.org/docs/stable/amp.html: the CUDA operations that autocast to float32 and the CPU ones do not
+# fmt: off
+_FLOAT32_NAMES = (
+    "acos", "asin", "cosh", "erfinv", "exp", "expm1", "log", "log10", "log2", "log1p", "reciprocal", "rsqrt", "sinh",
+    "tan", "pow", "softplus", "layer_norm", "group_norm", "cosine_similarity", "nll_loss", "cross_entropy", "kl_div",
+    "l1_loss", "smooth_l1_loss", "mse_loss", "binary_cross_entropy_with_logits", "dist", "norm", "logsumexp", "prod",
+    "softmax", "log_softmax", "cumprod", "cumsum",
+)
+# fmt: on
+
+
+def _functions(name: str) -> set[Callable[..., Any]]:
+    owners: tuple[Any, ...] = (torch, torch.Tensor, functional)
+    return {getattr(owner, name) for owner in owners if hasattr(owner, name)}
+
+
+FLOAT32_FUNCTIONS = frozenset(function for name in _FLOAT32_NAMES for function in _functions(name)) | {
+    torch.Tensor.__pow__,
+    torch.Tensor.__rpow__,
+}
+
+
+class AsOnCard(TorchFunctionMode):
+    """Casts for CUDA's float32 list under autocast, and takes the fused dropout that keeps a byte a value."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        named = kwargs or {}
+        if func is functional.dropout:
+            return _fused_dropout(*args, **named)
+        if func in FLOAT32_FUNCTIONS and _autocasts():
+            args = tuple(_widened(x) for x in args)
+            named = {key: _widened(x) for key, x in named.items()}
+            with torch.autocast("cpu", enabled=False):
+                return func(*args, **named)
+        return func(*args, **named)
+
+
+_is_autocast_enabled = torch.is_autocast_enabled
+
+
+def _autocasts() -> bool:
+    return _is_autocast_enabled("cpu")
+
+
+def _widened(x: object) -> object:
+    return x.float() if isinstance(x, torch.Tensor) and x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+def _fused_dropout(x: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:
+    del inplace
+    return torch.native_dropout(x, p, True)[0] if training and p > 0 else x
+
+
+@contextmanager
+def card_semantics(lengths: tuple[int, ...]) -> Iterator[None]:
+    """Let libraries and lorafit's own attention take the way they take on a card; `lengths` are those of documents."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    def either(*device: str) -> bool:
+        return _is_autocast_enabled(*device) or _autocasts()
+
+    def has_kernel(query: torch.Tensor, dropout: float) -> bool:
+        return query.dtype in (torch.bfloat16, torch.float16) and dropout == 0.0
+
+    def stay(self: object, *args: object, **settings: object) -> None:
+        """Adapters are made where they belong, in float32."""
+
+    def here(self: nn.Module, function: object, recurse: bool = True) -> nn.Module:
+        """There is one device and one dtype; a fake parameter cannot be swapped for another."""
+        return self
+
+    def documents(bounds: torch.Tensor, *tensors: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
+        """Cut at lengths that need not be read from a tensor, which has no values here."""
+        return list(zip(*(torch.split(tensor, list(lengths), dim=2) for tensor in tensors), strict=True))
+
+    with (
+        patch.object(nn.Module, "_apply", here),
+        patch.object(torch, "is_autocast_enabled", either),
+        patch.object(attention, "_has_varlen_kernel", has_kernel),
+        patch.object(attention, "_documents", documents),
+        patch.object(BaseTunerLayer, "_move_adapter_to_device_of_base_layer", stay),
+        patch("peft.tuners.lora.dora.dequantize_module_weight", _unpacked),
+        AsOnCard(),
+    ):
+        yield
+
+
+def _unpacked(module: nn.Module) -> torch.Tensor:
+    """Unpack a layer's weight as PEFT asks for it, which tells a packed one by a class that no fake tensor has."""
+    from bitsandbytes.functional import dequantize_4bit
+
+    weight: Any = module.weight
+    state = getattr(weight, "quant_state", None)
+    unpacked: torch.Tensor = weight if state is None else dequantize_4bit(weight.data, state)
+    return unpacked

@@ -1,0 +1,92 @@
+"""A deep model from two shallow traces: every moment of a step grows by the same bytes with each equal layer."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from importlib.metadata import version
+
+from lorafit.model.trace import OptimizerBuilder, Trace, trace
+from lorafit.model.trace_log import Birth, Peak
+from lorafit.plan.exact import Exact, Moment, TensorGroup
+from lorafit.plan.memory import WORKSPACE_BYTES
+from lorafit.plan.question import MemoryQuestion
+
+SHALLOW = (3, 4)  # depths with a first, a last, and one and two equal layers between them
+LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes")
+_LAYER = re.compile(r" of layer (\d+)$")
+_FIRST, _LAST = {0: "first layer", 1: "second layer"}, {1: "last layer", 2: "last layer but one"}
+
+
+def exact(
+    question: MemoryQuestion, config: Mapping[str, object], build_optimizer: OptimizerBuilder, *, whole: bool = False
+) -> Exact:
+    """Trace the step; `whole` traces every layer even where all are alike. ModelError where it cannot be built."""
+    layers = len(question.shape.layers)
+    depths = (layers,) if whole or layers <= SHALLOW[-1] or not _alike(question) else SHALLOW
+    traces = [trace(question, config, depth, build_optimizer) for depth in depths]
+    found = [moments(each, depth) for each, depth in zip(traces, depths, strict=True)]
+    deep = found[-1]
+    if len(found) > 1:
+        deep = {phase: moment.extended(found[0][phase], layers - depths[-1]) for phase, moment in deep.items()}
+    return Exact(
+        moments=deep,
+        layers=layers,
+        traced_layers=depths,
+        seconds=sum(each.seconds for each in traces),
+        versions={name: version(name) for name in LIBRARIES},
+        workspace_bytes=WORKSPACE_BYTES,
+    )
+
+
+def _alike(question: MemoryQuestion) -> bool:
+    """Tell whether every layer has the same parts and the same adapters."""
+    if any(layer is not question.shape.layers[0] for layer in question.shape.layers):
+        return False
+    adapted: dict[str, set[str]] = {}
+    for linear in question.targets:
+        index, _, name = linear.name.removeprefix(question.shape.prefix + ".").partition(".")
+        adapted.setdefault(index, set()).add(name)
+    return not adapted or (
+        len(adapted) == len(question.shape.layers) and len({frozenset(names) for names in adapted.values()}) == 1
+    )
+
+
+def moments(traced: Trace, depth: int) -> dict[str, Moment]:
+    """Name each phase by where its layer stands, and sum up equal tensors."""
+    named: dict[str, Moment] = {}
+    for phase, peak in traced.peaks.items():
+        for name in _names(phase, depth):
+            named[name] = _moment(peak, traced.owners)
+    return named
+
+
+def _names(phase: str, depth: int) -> list[str]:
+    """Layers between the second and the last but one hold no more than those two: they lie between them."""
+    found = _LAYER.search(phase)
+    if not found:
+        return [phase]
+    index, what = int(found[1]), phase[: found.start()]
+    places = [_FIRST.get(index), _LAST.get(depth - index)]
+    return [f"{what} of the {place}" for place in places if place]
+
+
+def _moment(peak: Peak, owners: Mapping[int, str]) -> Moment:
+    sizes: Counter[TensorGroup] = Counter()
+    counts: Counter[TensorGroup] = Counter()
+    for birth in peak.live.values():
+        group = TensorGroup(_owner(birth, owners), birth.operation, birth.shape, birth.dtype)
+        sizes[group] += birth.bytes
+        counts[group] += 1
+    return Moment(sizes, counts, peak.bytes - sizes.total())
+
+
+def _owner(birth: Birth, owners: Mapping[int, str]) -> str:
+    """Whose a tensor is: noted by the tracer, or told by when it was made."""
+    known = owners.get(birth.number)
+    if known:
+        return known
+    if birth.phase.startswith("forward"):
+        return "activations kept from the forward"
+    if birth.phase.startswith("backward of layer"):
+        return "the layer at work in the backward"
+    return "logits, loss and their gradients" if "loss" in birth.phase else "temporaries of the update"

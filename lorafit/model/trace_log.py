@@ -1,0 +1,121 @@
+"""Every storage of a step, at its birth and at its death: the log that a trace reads its peak from."""
+
+import weakref
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+BLOCK_BYTES = 512  # what torch's allocator rounds each tensor up to
+FUSED_4BIT_TOKENS = 1536  # up to so many bitsandbytes may multiply by the packed weight itself
+
+
+@dataclass(frozen=True, slots=True)
+class Birth:
+    """A storage as it was made."""
+
+    number: int
+    bytes: int
+    operation: str
+    shape: tuple[int, ...]
+    dtype: str
+    phase: str
+
+
+@dataclass
+class Peak:
+    """The most that was live in a phase, and what it was."""
+
+    bytes: int = 0
+    live: dict[int, Birth] = field(default_factory=dict)
+
+
+class StorageLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts live bytes as torch's allocator would, by phase; an event is (number, bytes), with 0 for a death."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.phase = "model"
+        self.live: dict[int, Birth] = {}
+        self.bytes = 0
+        self.peaks: dict[str, Peak] = {}
+        self.events: list[tuple[int, int]] = []
+        self._number = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        name = str(func)
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, torch.Tensor) and leaf.device.type != "meta":
+                self._add(leaf, name)
+        scratch = kernel_scratch_bytes(name, args)
+        if scratch:
+            self._pass(scratch)
+        return out
+
+    def start_over(self) -> None:
+        """Forget every peak, and how what is live came to be."""
+        self.peaks = {}
+        self.events = [(birth.number, birth.bytes) for birth in sorted(self.live.values(), key=lambda b: b.number)]
+
+    def numbers(self, tensors: Iterable[torch.Tensor]) -> set[int]:
+        """Give the numbers of these tensors' storages, as far as they were logged."""
+        keys = {tensor.untyped_storage()._cdata for tensor in tensors}
+        return {self.live[key].number for key in keys if key in self.live}
+
+    def enter(self, phase: str) -> None:
+        """Begin a phase, with what is live now."""
+        self.phase = phase
+        self._mark(self.bytes)
+
+    def _add(self, tensor: torch.Tensor, operation: str) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self.live:
+            return
+        self._number += 1
+        size = -(-storage.nbytes() // BLOCK_BYTES) * BLOCK_BYTES
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        self.live[key] = Birth(self._number, size, operation, tuple(tensor.shape), dtype, self.phase)
+        self.events.append((self._number, size))
+        self.bytes += size
+        weakref.finalize(storage, self._free, key).atexit = False
+        self._mark(self.bytes)
+
+    def _free(self, key: int) -> None:
+        birth = self.live.pop(key, None)
+        if birth is not None:
+            self.bytes -= birth.bytes
+            self.events.append((birth.number, 0))
+
+    def _pass(self, scratch: int) -> None:
+        self._number += 1
+        self.events += [(self._number, scratch), (self._number, 0)]
+        self._mark(self.bytes + scratch)
+
+    def _mark(self, now: int) -> None:
+        peak = self.peaks.setdefault(self.phase, Peak())
+        if now > peak.bytes:
+            peak.bytes, peak.live = now, dict(self.live)
+
+
+def kernel_scratch_bytes(operation: str, args: Any) -> int:
+    """Bytes that a card's kernel takes within one operation, which a fake tensor does not show.
+
+    bitsandbytes unpacks the whole weight for a long pass; FlashAttention-2 adds the gradient of the queries up in
+    float32, heads rounded up to 32, and keeps a sum of each score row.
+    https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp
+    """
+    if "gemm_4bit" in operation:
+        x, shape = args[0], args[2]
+        tokens = x.numel() // x.shape[-1]
+        scales = shape[0] * shape[1] // 64 * 4
+        return int(shape[0] * shape[1] * x.element_size() + scales) if tokens > FUSED_4BIT_TOKENS else 0
+    if "_varlen_attn_backward" in operation:
+        query = args[1]
+        padded = query.shape[0] + 128
+        return int(padded * query.shape[1] * (-(-query.shape[2] // 32) * 32 + 1) * 4)
+    return 0

@@ -1,0 +1,128 @@
+"""The exact answer beside the estimate: what a trace of the real step found, brought to the model's full depth."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+MOST_TENSORS = 8
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class TensorGroup:
+    """Equal tensors of the peak: whose they are, what made them, and how many."""
+
+    owner: str
+    operation: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The most that was live in one phase; bytes by group of equal tensors, and how many there were of each."""
+
+    bytes: Counter[TensorGroup]
+    counts: Counter[TensorGroup]
+    scratch_bytes: int = 0  # taken and given back by the kernel in flight
+
+    @property
+    def total(self) -> int:
+        """All bytes."""
+        return self.bytes.total() + self.scratch_bytes
+
+    def extended(self, shallower: "Moment", steps: int) -> "Moment":
+        """Go on linearly: `shallower` is the same moment with one layer less, `steps` the layers to add."""
+        return Moment(
+            _extended(self.bytes, shallower.bytes, steps),
+            _extended(self.counts, shallower.counts, steps),
+            self.scratch_bytes + steps * (self.scratch_bytes - shallower.scratch_bytes),
+        )
+
+
+def _extended(deep: Counter[TensorGroup], shallow: Counter[TensorGroup], steps: int) -> Counter[TensorGroup]:
+    keys = dict.fromkeys([*deep, *shallow])
+    return Counter({key: deep[key] + steps * (deep[key] - shallow[key]) for key in keys})
+
+
+@dataclass(frozen=True)
+class Exact:
+    """What the trace says: bytes per GPU, allocated."""
+
+    moments: Mapping[str, Moment]  # by phase
+    layers: int
+    traced_layers: tuple[int, ...]  # the depths that were traced; the last is the model's own where it was traced whole
+    seconds: float
+    versions: Mapping[str, str]
+    workspace_bytes: int
+
+    @property
+    def peak_phase(self) -> str:
+        """The phase with the most."""
+        return max(self.moments, key=lambda phase: self.moments[phase].total)
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most that is allocated, with the workspace of the products."""
+        return self.moments[self.peak_phase].total + self.workspace_bytes
+
+    def components(self) -> dict[str, int]:
+        """Bytes at the peak by owner, most first."""
+        peak = self.moments[self.peak_phase]
+        parts: Counter[str] = Counter()
+        for group, size in peak.bytes.items():
+            parts[group.owner] += size
+        parts["scratch of the kernel in flight"] += peak.scratch_bytes
+        parts["cuBLAS workspace"] += self.workspace_bytes
+        return {name: size for name, size in parts.most_common() if size}
+
+    def as_json(self, estimated_bytes: int) -> dict[str, object]:
+        """Give the facts for a program; `difference` is the estimate's, as a share of the exact peak."""
+        peak = self.moments[self.peak_phase]
+        return {
+            "peak_bytes": self.peak_bytes,
+            "peak_phase": self.peak_phase,
+            "difference": estimated_bytes / self.peak_bytes - 1,
+            "components": [{"name": name, "bytes": size} for name, size in self.components().items()],
+            "phases": {phase: moment.total + self.workspace_bytes for phase, moment in self.moments.items()},
+            "largest_tensors": [_tensor_json(group, size, peak.counts[group]) for group, size in _largest(peak)],
+            "layers": self.layers,
+            "traced_layers": list(self.traced_layers),
+            "seconds": round(self.seconds, 2),
+            "versions": dict(self.versions),
+        }
+
+    def as_text(self, estimated_bytes: int) -> str:
+        """Give the facts for a person."""
+        peak = self.moments[self.peak_phase]
+        depths = " and ".join(str(depth) for depth in self.traced_layers)
+        rows = [f"{size / GIB:8.2f}  {name}" for name, size in self.components().items()]
+        tensors = [
+            f"{size / GIB:8.2f}  {peak.counts[group]} x {group.dtype} {list(group.shape)}: {group.owner}"
+            for group, size in _largest(peak)
+        ]
+        return "\n".join(
+            [
+                f"EXACT, the real step traced with {depths} of {self.layers} layers in {self.seconds:.1f} s: "
+                f"{self.peak_bytes / GIB:.2f} GiB in the {self.peak_phase}; "
+                f"the estimate is {100 * (estimated_bytes / self.peak_bytes - 1):+.1f} %",
+                *rows,
+                "Largest tensors at that moment, in GiB:",
+                *tensors,
+            ]
+        )
+
+
+def _largest(peak: Moment) -> list[tuple[TensorGroup, int]]:
+    return peak.bytes.most_common(MOST_TENSORS)
+
+
+def _tensor_json(group: TensorGroup, size: int, count: int) -> dict[str, object]:
+    return {
+        "owner": group.owner,
+        "operation": group.operation,
+        "shape": list(group.shape),
+        "dtype": group.dtype,
+        "count": count,
+        "bytes": size,
+    }

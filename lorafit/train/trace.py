@@ -1,0 +1,45 @@
+"""The estimate beside the trace of the real step: the model as it is built for a run, the loop's own optimizer."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import nn
+
+from lorafit.model.trace_depth import exact
+from lorafit.plan.question import MemoryQuestion
+from lorafit.plan.vram import Answer
+from lorafit.recipe.optimizers import OPTIMIZERS, SMALLEST_PAGED_VALUES
+from lorafit.recipe.schema import TrainingSpec
+from lorafit.train.optimizer import build_optimizer
+
+
+def with_trace(answer: Answer) -> Answer:
+    """Add the exact peak to an answer. ModelError where the model cannot be built."""
+    return replace(answer, exact=exact(answer.question, answer.model.config, fake_optimizer))
+
+
+def fake_optimizer(parameters: Mapping[str, nn.Parameter], question: MemoryQuestion) -> torch.optim.Optimizer:
+    """Make the run's optimizer so that it lays its states out as on a card, and updates nothing."""
+    kind = OPTIMIZERS[question.optimizer]
+    device = torch.device("cuda" if kind.paged else "cpu")
+    with patch("bitsandbytes.optim.optimizer.Optimizer8bit.fill_qmap", _no_update):  # a table of values
+        optimizer: Any = build_optimizer(parameters, TrainingSpec(optimizer=question.optimizer), device)
+    if isinstance(optimizer, torch.optim.AdamW):
+        return optimizer
+    optimizer.name2qmap = {"dynamic": torch.empty(256), "udynamic": torch.empty(256)}
+    optimizer.update_step = _no_update
+
+    def state_buffer(parameter: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """Paged states lie outside what torch allocates."""
+        away = kind.paged and parameter.numel() >= SMALLEST_PAGED_VALUES
+        return torch.zeros_like(parameter, dtype=dtype, device="meta" if away else None)
+
+    optimizer.get_state_buffer = state_buffer
+    return optimizer  # type: ignore[no-any-return]
+
+
+def _no_update(*args: object) -> None:
+    """The update itself needs no memory, and fake tensors have no kernel for it."""

@@ -1,0 +1,93 @@
+"""The trace of the real step: extrapolation against the whole, the estimate against the trace, the face."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from lorafit.errors import ModelError
+from lorafit.model.trace_depth import exact
+from lorafit.plan.exact import Exact
+from lorafit.plan.memory import estimate
+from lorafit.plan.question import MemoryQuestion
+from lorafit.plan.shapes import shape_from_config
+from lorafit.plan.vram import answer
+from lorafit.recipe.adapters import Dora, Full, Lora
+from lorafit.recipe.quantization import Nf4, Unquantized
+from lorafit.train.trace import fake_optimizer, with_trace
+
+CONFIG: dict[str, Any] = {
+    "model_type": "llama", "hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 6,
+    "num_attention_heads": 8, "num_key_value_heads": 2, "vocab_size": 2048, "tie_word_embeddings": False,
+}  # fmt: skip
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "lora": {},
+    "lora, activations kept": {"checkpointing": False},
+    "one pass a step": {"accumulation": False},
+    "qlora": {"quantization": Nf4(), "optimizer": "paged_adamw_8bit", "max_length": 2048},
+    "qlora, short": {"quantization": Nf4(), "optimizer": "adamw_8bit"},
+    "qdora": {"adapter": Dora(), "quantization": Nf4()},
+    "full, activations kept": {"adapter": Full(), "checkpointing": False},
+    "two rows, dropout, all logits": {"adapter": Lora(dropout=0.1), "micro_batch_size": 2},
+    "attention of a few layers": {"adapter": Lora(target_modules={"regex": r".*layers\.[13]\.self_attn\.q_proj"})},
+}
+
+
+def ask(config: dict[str, Any] = CONFIG, **settings: Any) -> MemoryQuestion:
+    question = MemoryQuestion(shape_from_config(config, "toy"), Lora(), Unquantized(), max_length=512)
+    return replace(question, **settings)
+
+
+def traced(question: MemoryQuestion, config: dict[str, Any] = CONFIG, *, whole: bool = False) -> Exact:
+    return exact(question, config, fake_optimizer, whole=whole)
+
+
+SLOW = ("one pass a step", "qlora, short", "qdora", "two rows, dropout, all logits", "attention of a few layers")
+EVERY_SETTING = [
+    pytest.param(settings, id=name, marks=[pytest.mark.slow] if name in SLOW else [])
+    for name, settings in SETTINGS.items()
+]
+
+
+@pytest.mark.parametrize("settings", EVERY_SETTING)
+def test_two_shallow_traces_give_the_deep_one(settings: dict[str, Any]) -> None:
+    question = ask(**settings)
+    shallow, whole = traced(question), traced(question, whole=True)
+    assert shallow.peak_bytes == whole.peak_bytes
+    assert shallow.components() == whole.components()
+    for phase, moment in whole.moments.items():  # lists of norms are rounded up to 512 bytes as a whole
+        assert shallow.moments[phase].total == pytest.approx(moment.total, abs=2048)
+
+
+def test_layers_that_differ_are_traced_one_and_all() -> None:
+    question = ask(adapter=SETTINGS["attention of a few layers"]["adapter"])
+    assert traced(question).traced_layers == (6,)
+
+
+@pytest.mark.parametrize("settings", EVERY_SETTING)
+def test_the_estimate_agrees(settings: dict[str, Any]) -> None:
+    question = ask(**settings)
+    assert estimate(question).peak_bytes == pytest.approx(traced(question).peak_bytes, rel=0.03)
+
+
+def test_weights_are_what_bitsandbytes_packs() -> None:
+    parts = traced(ask(quantization=Nf4())).components()
+    held = sum(part.bytes for part in estimate(ask(quantization=Nf4())).components[:3])
+    assert parts["weights"] == pytest.approx(held, rel=0.01)
+
+
+def test_the_face() -> None:
+    asked = {"rank": None, "target_modules": None, "max_length": 256, "micro_batch_size": None, "gpus": 1, "gpu": None}
+    found = with_trace(answer(None, model="builtin:tiny", method="lora", **asked))  # type: ignore[arg-type]
+    facts: Any = found.as_json()["exact"]
+    assert facts["peak_bytes"] == sum(part["bytes"] for part in facts["components"])
+    assert facts["peak_bytes"] == facts["phases"][facts["peak_phase"]]
+    assert facts["largest_tensors"][0]["bytes"] >= facts["largest_tensors"][-1]["bytes"]
+    assert "EXACT, the real step traced" in found.as_text()
+
+
+def test_a_model_that_transformers_does_not_have() -> None:
+    config = CONFIG | {"model_type": "qwen"}
+    with pytest.raises(ModelError, match="cannot build 'qwen'"):
+        traced(ask(), config)
