@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorafit.data.packing import Packs
-from lorafit.data.token_rows import TokenRows, offsets, ranges
+from lorafit.data.token_rows import TokenRows, offsets
 
 IGNORED = -100  # the label of a token that is not trained
 
@@ -30,10 +30,10 @@ def flat_batch(rows: TokenRows, packs: Packs, indices: NDArray[np.int64]) -> Fla
     """Lay the documents of some packs end to end."""
     chosen = packs.rows_of(indices)
     lengths = rows.lengths[chosen]
-    index = ranges(rows.starts[:-1][chosen], lengths)
-    tokens = rows.tokens[index].astype(np.int64)
-    labels = np.where(rows.trained[index], tokens, IGNORED)
+    found, trained = rows.laid_out(chosen)
+    tokens = found.astype(np.int64)
+    labels = np.where(trained, tokens, IGNORED)
     starts = offsets(lengths)[:-1]
     labels[starts] = IGNORED
-    positions = np.arange(len(index), dtype=np.int64) - np.repeat(starts, lengths)
+    positions = np.arange(len(tokens), dtype=np.int64) - np.repeat(starts, lengths)
     return FlatBatch(tokens, positions, labels, lengths.tolist())

@@ -3,19 +3,20 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from lorafit.data import files
+from lorafit.data.cache import Cache, Loaded, NotKept
+from lorafit.data.cache_key import Key, Keys, tokenizer_hash
 from lorafit.data.chat import NOTES, ChatRenderer, Rendered, TemplateFault
 from lorafit.data.faults import BadRow, ReadLog, grouped
 from lorafit.data.lengths import Overlong
 from lorafit.data.report import Counts, FileRecord, SourceReport
-from lorafit.data.rows import SKIP_HINT, Row, local_files, preferences_fault, read_examples
-from lorafit.data.token_rows import RowBuilder, TokenRows
+from lorafit.data.row_files import RowWriter
+from lorafit.data.rows import SKIP_HINT, Row, preferences_fault, read_examples
 from lorafit.data.tokens import Encoded, Encoder
-from lorafit.errors import DataError, Fault
+from lorafit.errors import DataError, Fault, StorageError
 from lorafit.recipe.formats import Conversation, Example, Labelled, PlainText, Preference, RowFault, TokenSequence
 from lorafit.recipe.schema import DataSpec, Source, Validation
 
@@ -38,45 +39,90 @@ _REMARKS = {
 }
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """The rows of a source in tokens, and their account."""
-
-    rows: TokenRows
-    report: SourceReport
-
-
 class Loader:
     """Loads the sources of a recipe and gathers everything that is wrong with any of them."""
 
-    def __init__(self, data: DataSpec, tokenizer: "PreTrainedTokenizerBase") -> None:
-        self.data = data
-        self.encoder = Encoder(tokenizer)
-        self.renderer = ChatRenderer(tokenizer, data.train_on)
+    def __init__(self, data: DataSpec, tokenizer: "PreTrainedTokenizerBase", cache: Cache | None = None) -> None:
+        self.data, self.tokenizer, self.cache = data, tokenizer, cache
+        self.keys = Keys(data, tokenizer)
         self.faults: list[Fault] = []
 
+    @cached_property
+    def encoder(self) -> Encoder:
+        """What turns text into tokens."""
+        return Encoder(self.tokenizer)
+
+    @cached_property
+    def renderer(self) -> ChatRenderer:
+        """What turns conversations into text."""
+        return ChatRenderer(self.tokenizer, self.data.train_on)
+
+    @cached_property
+    def tokenizer_hash(self) -> str:
+        """Name the tokenizer by all that it is; takes a tenth of a second or two."""
+        return tokenizer_hash(self.tokenizer)
+
     def load(self, source: Source | Validation) -> Loaded | None:
-        """Load one source. What is wrong is added to `faults`; None when nothing could be read."""
+        """Load one source. What is wrong is added to `faults`; None when it cannot be used."""
+        try:
+            key = self.keys.of(source)
+        except DataError as error:
+            self.faults += error.faults
+            return None
+        if self.cache is None or key is None:
+            return self._afresh(source, key)
+        found = self.cache.find(key.name)
+        return found or self._kept(self.cache, source, key)
+
+    def _kept(self, cache: Cache, source: Source | Validation, key: Key) -> Loaded | None:
+        """Prepare a source into the cache, unless another process just has; without it where that fails."""
+        try:
+            with cache.turn(key.name):
+                return cache.find(key.name) or cache.keep(
+                    key.name, lambda writer: self._for_cache(source, key, writer), self.tokenizer_hash
+                )
+        except NotKept:
+            return None
+        except (StorageError, OSError) as error:
+            cache.trouble(error)
+            return self._afresh(source, key)
+        finally:
+            cache.trim()
+
+    def _for_cache(self, source: Source | Validation, key: Key, writer: RowWriter) -> SourceReport:
+        report = self._read(source, key, writer)
+        if report is None or self.faults:
+            raise NotKept
+        if self.keys.of(source) != key:
+            raise StorageError("the data, or the date in its template, changed meanwhile", code="E7-CACHE")
+        return report
+
+    def _afresh(self, source: Source | Validation, key: Key | None) -> Loaded | None:
+        with RowWriter() as writer:
+            report = self._read(source, key, writer)
+            return None if report is None else Loaded(writer.build(), report)
+
+    def _read(self, source: Source | Validation, key: Key | None, writer: RowWriter) -> SourceReport | None:
         log = ReadLog()
         try:
             name, examples = read_examples(source, log)
-            loading = _Loading(self, source, log)
+            loading = _Loading(self, source, log, writer)
             loading.take(examples)
         except DataError as error:
             bad = grouped(log.bad, SKIP_HINT) if self.data.on_bad_row == "error" else []
             self.faults += [*log.faults, *bad, *error.faults]
             return None
         self.faults += loading.faults()
-        return Loaded(loading.builder.build(), loading.report(name))
+        return loading.report(name, key.files if key else [])
 
 
 class _Loading:
     """One source on its way."""
 
-    def __init__(self, loader: Loader, source: Source | Validation, log: ReadLog) -> None:
+    def __init__(self, loader: Loader, source: Source | Validation, log: ReadLog, writer: RowWriter) -> None:
         self.data, self.encoder, self.renderer = loader.data, loader.encoder, loader.renderer
         self.source, self.log = source, log
-        self.builder = RowBuilder()
+        self.writer = writer
         self.overlong = Overlong(self.data.max_length, self.data.on_overlong)
         self.unmaskable: list[BadRow] = []
         self.preferences = 0
@@ -117,7 +163,7 @@ class _Loading:
         kept, unfinished = self.overlong.fit(encoded, row.origin)
         if kept is None:
             return
-        self.builder.add(kept, row.file, row.line, unfinished=unfinished)
+        self.writer.add(kept.tokens, kept.trained, row.file, row.line, unfinished=unfinished, label=kept.label)
         self.remarks["apart"] += encoded.apart
         self.remarks["no stop"] += not encoded.ends_with_token and self.data.train_on != "all"
         self.remarks["rewritten"] += isinstance(draft, Rendered) and draft.history_rewritten
@@ -126,13 +172,7 @@ class _Loading:
     @property
     def read(self) -> int:
         """Rows met, of whatever fate."""
-        return (
-            len(self.builder.line)
-            + self.overlong.dropped
-            + self.log.bad_count
-            + len(self.unmaskable)
-            + self.preferences
-        )
+        return self.writer.rows + self.overlong.dropped + self.log.bad_count + len(self.unmaskable) + self.preferences
 
     def faults(self) -> list[Fault]:
         """Give what must stop the run."""
@@ -142,14 +182,13 @@ class _Loading:
         found += self.overlong.fault(str(self.source.path), self.read)
         if self.preferences:
             found.append(preferences_fault(self.preferences, str(self.source.path)))
-        if not found and not self.builder.line:
+        if not found and not self.writer.rows:
             what = f"none of {self.read:,} rows is left" if self.read else "holds no rows"
             found.append(Fault(what, str(self.source.path), code="E3-NO-ROWS"))
         return found
 
-    def report(self, name: str) -> SourceReport:
+    def report(self, name: str, files: list[FileRecord]) -> SourceReport:
         """Give the account of the source."""
-        lengths = [len(tokens) for tokens in self.builder.tokens]
         return SourceReport(
             path=str(self.source.path),
             use="train" if isinstance(self.source, Source) else "validation",
@@ -157,26 +196,21 @@ class _Loading:
             detected=self.source.format == "auto",
             counts=Counts(
                 read=self.read,
-                kept=len(lengths),
+                kept=self.writer.rows,
                 dropped=self.overlong.dropped,
                 truncated=self.overlong.truncated,
                 bad=self.log.bad_count,
             ),
-            files=_records(self.source),
+            files=files,
             bad_rows=sorted(self.log.bad, key=lambda row: row.place),
-            tokens=sum(lengths),
-            target_tokens=sum(int(flags[1:].sum()) for flags in self.builder.trained),
+            tokens=self.writer.tokens,
+            target_tokens=self.writer.targets,
             longest=self.overlong.longest,
             notes=[*self.log.notes, *self._remarks()],
         )
 
     def _remarks(self) -> list[str]:
         return [text.format(n=f"{self.remarks[key]:,}") for key, text in _REMARKS.items() if self.remarks[key]]
-
-
-def _records(source: Source | Validation) -> list[FileRecord]:
-    paths = local_files(source) or []
-    return [FileRecord(str(path), path.stat().st_size, files.sha256(path)) for path in paths]
 
 
 def _special_tokens(tokenizer: "PreTrainedTokenizerBase") -> list[str]:

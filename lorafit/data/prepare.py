@@ -2,18 +2,20 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lorafit.data.cache import Cache, Loaded
+from lorafit.data.cache_key import DATA_VERSION, DATED, tokenizer_hash
 from lorafit.data.held_out import check_leaks, duplicates, split
-from lorafit.data.load import Loaded, Loader
+from lorafit.data.load import Loader
 from lorafit.data.mixing import weighted
 from lorafit.data.packing import Packs, pack, unpacked
 from lorafit.data.report import DataReport, SetReport, fingerprint
-from lorafit.data.token_rows import TokenRows, joined, offsets
+from lorafit.data.token_rows import TokenRows, joined, offsets, relabelled
 from lorafit.errors import DataError
 from lorafit.recipe.schema import Recipe
 
@@ -21,9 +23,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 __all__ = ["Packs", "PreparedData", "TokenRows", "prepare"]
-
-DATA_VERSION = 1  # of the way from text to tokens; a change makes old prepared data another
-_DATED = "strftime_now"
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,7 @@ class PreparedData:
     validation: TokenRows | None
     validation_packs: Packs | None
     report: DataReport
+    remarks: list[str] = field(default_factory=list)  # on how it came about this time: from the cache, or not
 
     @property
     def fingerprint(self) -> str:
@@ -47,36 +47,37 @@ class PreparedData:
         return self.report.labels
 
 
-def prepare(recipe: Recipe, tokenizer: "PreTrainedTokenizerBase") -> PreparedData:
+def prepare(recipe: Recipe, tokenizer: "PreTrainedTokenizerBase", cache: Cache | None = None) -> PreparedData:
     """Read, check, render, tokenise, split, mix and pack the rows of a recipe.
 
     Raises DataError with everything that is wrong with any row or source, ModelError for a tokenizer that
-    cannot be used.
+    cannot be used. What comes from the cache is the same as what is made afresh.
     """
-    loader = Loader(recipe.data, tokenizer)
+    loader = Loader(recipe.data, tokenizer, cache)
     sources = [loader.load(source) for source in recipe.data.train]
     held_out = _own_validation(recipe, loader)
     if loader.faults:
         raise DataError(loader.faults)
     loaded = [source for source in sources if source is not None]
-    rows = joined([source.rows for source in loaded])
+    every = [*loaded, *([held_out] if held_out else [])]
+    rows = joined([source.rows for source in loaded], {label for source in every for label in source.rows.labels})
     chosen, validation = _divide(recipe, rows, held_out)
     mixed = _mixed(recipe, loaded, chosen)
     if len(chosen) < len(rows):
         rows, mixed = rows.take(chosen), np.searchsorted(chosen, mixed)
     train_packs = _packed(recipe, rows, mixed)
     packs = None if validation is None else _packed(recipe, validation, np.arange(len(validation)))
-    reports = [source.report for source in [*loaded, *([held_out] if held_out else [])]]
     report = DataReport(
-        sources=reports,
+        sources=[source.report for source in every],
         train=_set_report(rows, train_packs, recipe.data.max_length),
         validation=_set_report(validation, packs, recipe.data.max_length) if validation and packs else None,
         max_length=recipe.data.max_length,
         histogram=_histogram(rows.lengths),
-        fingerprint=_fingerprint(recipe, tokenizer, [*loaded, *([held_out] if held_out else [])]),
+        fingerprint=_fingerprint(recipe, tokenizer, every),
         notes=_template_notes(tokenizer),
+        labels=list(rows.labels),
     )
-    return PreparedData(rows, train_packs, validation, packs, report)
+    return PreparedData(rows, train_packs, validation, packs, report, _remarks(every, cache))
 
 
 def _own_validation(recipe: Recipe, loader: Loader) -> Loaded | None:
@@ -89,7 +90,7 @@ def _divide(recipe: Recipe, rows: TokenRows, held_out: Loaded | None) -> tuple[N
     everything = np.arange(len(rows), dtype=np.int64)
     if held_out is not None:
         check_leaks(rows, held_out.rows)
-        return everything, held_out.rows
+        return everything, relabelled(held_out.rows, rows.labels)
     if recipe.data.validation is None:
         return everything, None
     fraction = recipe.data.validation.fraction
@@ -135,7 +136,7 @@ def _histogram(lengths: NDArray[np.int64]) -> dict[str, int]:
 
 
 def _template_notes(tokenizer: "PreTrainedTokenizerBase") -> list[str]:
-    if _DATED not in str(tokenizer.chat_template):
+    if DATED not in str(tokenizer.chat_template):
         return []
     return ["the chat template writes today's date, so that the tokens differ from day to day"]
 
@@ -149,7 +150,8 @@ def _fingerprint(recipe: Recipe, tokenizer: "PreTrainedTokenizerBase", loaded: S
             "content": [_content(source) for source in loaded],
             "template": str(tokenizer.chat_template),
             "special_tokens": {key: str(value) for key, value in tokenizer.special_tokens_map.items()},
-            "tokenizer": hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest(),
+            "tokenizer": next(filter(None, (source.tokenizer_hash for source in loaded)), None)
+            or tokenizer_hash(tokenizer),
         }
     )
 
@@ -158,4 +160,11 @@ def _content(source: Loaded) -> list[str]:
     """Name the bytes of a source: its files', or (for a hub data set) its tokens'."""
     if source.report.files:
         return [record.sha256 for record in source.report.files]
-    return [hashlib.sha256(source.rows.tokens.tobytes() + source.rows.trained.tobytes()).hexdigest()]
+    return [hashlib.sha256(source.rows.hashes().tobytes()).hexdigest()]
+
+
+def _remarks(loaded: Sequence[Loaded], cache: Cache | None) -> list[str]:
+    """Say where the tokens came from."""
+    hits = sum(source.from_cache for source in loaded)
+    where = "from the cache" if hits == len(loaded) else f"{hits} of {len(loaded)} sources from the cache"
+    return [*([f"data: {where}"] if hits else []), *(cache.troubles if cache else [])]

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from lorafit.data.faults import BadRow
 
@@ -51,6 +52,20 @@ class SourceReport:
     target_tokens: int
     longest: int
     notes: list[str]
+
+    def as_json(self) -> dict[str, Any]:
+        """Give the account to a program."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "SourceReport":
+        """Read what `as_json` gave."""
+        parts = {
+            "counts": Counts(**value["counts"]),
+            "files": [FileRecord(**file) for file in value["files"]],
+            "bad_rows": [BadRow(**row) for row in value["bad_rows"]],
+        }
+        return cls(**{**value, **parts})
 
     def as_text(self) -> str:
         """Give the account in a line."""

@@ -1,87 +1,156 @@
-"""All rows of a set in tokens: flat arrays and where each row begins."""
+"""All rows of a set in tokens: flat arrays, in memory or mapped from disk, and a table that says where each row is."""
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lorafit.data.tokens import Encoded
+from lorafit.errors import StorageError
+
+# one line of the table; `struct` writes it as ROW_FORMAT
+ROW_FIELDS = np.dtype(
+    [
+        ("begin", "<i8"),  # where the row's tokens begin in its part
+        ("hash", "<u8"),  # of its tokens, targets and class
+        ("line", "<i8"),  # 1-based, in its file
+        ("length", "<i4"),  # in tokens
+        ("targets", "<i4"),  # tokens that the loss counts; under a head 1, the class
+        ("largest", "<i4"),  # token id
+        ("file", "<i4"),
+        ("part", "<i4"),
+        ("label", "<i4"),  # number of its class, NO_LABEL without one
+        ("unfinished", "?"),  # cut at max_length, so its end is missing
+    ]
+)
+ROW_FORMAT = "<qQqiiiiii?"
+NO_LABEL = -1
 
 
 @dataclass(frozen=True)
-class Origin:
-    """Where rows come from: the files, and for each row its file's number and its line."""
+class Part:
+    """The tokens of one source, row after row, and which of them are trained."""
 
-    files: list[str]
-    file: NDArray[np.int32]  # [rows]
-    line: NDArray[np.int64]  # [rows]
+    tokens: NDArray[np.int32]  # [total]
+    trained: NDArray[np.bool_]  # [total]
+    where: str = ""  # the folder that they are mapped from, "" in memory
 
 
 @dataclass(frozen=True)
 class TokenRows:
-    """Rows one after another: row i is `tokens[starts[i]:starts[i + 1]]`.
+    """Rows by number: a table, which is small, over tokens, which may be larger than memory.
 
     The first token of a row is never a target, having nothing before it. Under a head the one target of a row is
-    its class, and no token is trained.
+    its class, and no token is trained. Choosing rows copies no token.
     """
 
-    tokens: NDArray[np.int32]  # [total]
-    trained: NDArray[np.bool_]  # [total]
-    starts: NDArray[np.int64]  # [rows + 1]
-    unfinished: NDArray[np.bool_]  # [rows]: cut at max_length, so its end is missing
-    origin: Origin
-    classes: NDArray[np.int32] | None = None  # [rows]: number of the class under a head, None without one
+    parts: tuple[Part, ...]
+    table: NDArray[np.void]  # [rows], of ROW_FIELDS
+    files: tuple[str, ...]
+    labels: tuple[str, ...] = ()  # names of the classes by their number; () where there are none
 
     def __len__(self) -> int:
-        return len(self.starts) - 1
+        return len(self.table)
 
-    @property
+    @cached_property
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each row, [rows]."""
-        return np.diff(self.starts)
+        return self.table["length"].astype(np.int64)
+
+    @property
+    def row_targets(self) -> NDArray[np.int64]:
+        """Targets of each row that the loss counts, [rows]: tokens, or its class."""
+        return self.table["targets"].astype(np.int64)
+
+    @property
+    def largest_ids(self) -> NDArray[np.int32]:
+        """Largest token id of each row, [rows]."""
+        return self.table["largest"].astype(np.int32)
+
+    @property
+    def unfinished(self) -> NDArray[np.bool_]:
+        """Rows that were cut at max_length, [rows]."""
+        return self.table["unfinished"].astype(np.bool_)
+
+    @property
+    def classes(self) -> NDArray[np.int32] | None:
+        """Class of each row by its number in `labels`, [rows]; None where rows have no class."""
+        return self.table["label"].astype(np.int32) if self.labels else None
+
+    def place(self, row: int) -> str:
+        """Give where a row comes from, as `file:line`."""
+        found = self.table[row]
+        return f"{self.files[found['file']]}:{found['line']}"
+
+    def hashes(self) -> NDArray[np.uint64]:
+        """Give a content hash of each row's tokens, targets and class, [rows]."""
+        return self.table["hash"].astype(np.uint64)
+
+    def take(self, rows: NDArray[np.int64]) -> "TokenRows":
+        """Give the rows with these numbers, in this order."""
+        return replace(self, table=self.table[rows])
+
+    def row(self, number: int) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+        """Give the tokens of a row, and which are trained; StorageError when its file no longer holds them."""
+        at = self.table[number]
+        part = self.parts[at["part"]]
+        span = slice(int(at["begin"]), int(at["begin"]) + int(at["length"]))
+        tokens, trained = part.tokens[span], part.trained[span]
+        label = None if at["label"] == NO_LABEL else self.labels[at["label"]]
+        if row_hash(tokens, trained, label) != int(at["hash"]):
+            raise StorageError(
+                f"the cached tokens of {self.place(number)} are damaged",
+                where=part.where,
+                fix="delete that folder and start again (--resume goes on with a run)",
+                code="E7-CACHE",
+            )
+        return tokens, trained
+
+    def laid_out(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+        """Lay some rows end to end: their tokens, and which are trained. A copy."""
+        found = [self.row(number) for number in rows.tolist()]
+        tokens = np.concatenate([np.empty(0, np.int32), *(tokens for tokens, _ in found)])
+        return tokens, np.concatenate([np.empty(0, np.bool_), *(trained for _, trained in found)])
+
+    # the whole set end to end, for sets that fit into memory
+
+    @cached_property
+    def _everything(self) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+        return self.laid_out(np.arange(len(self)))
+
+    @property
+    def tokens(self) -> NDArray[np.int32]:
+        """All rows end to end, [total]: row i is `tokens[starts[i]:starts[i + 1]]`. A copy."""
+        return self._everything[0]
+
+    @property
+    def trained(self) -> NDArray[np.bool_]:
+        """Which of `tokens` are trained, [total]. A copy."""
+        return self._everything[1]
+
+    @cached_property
+    def starts(self) -> NDArray[np.int64]:
+        """Where rows begin in `tokens`, and the end: [rows + 1]."""
+        return offsets(self.lengths)
 
     @property
     def targets(self) -> NDArray[np.bool_]:
-        """Tokens that the loss counts, [total]: those trained, but for the first of each row."""
+        """Which of `tokens` the loss counts, [total]: those trained, but for the first of each row."""
         targets = self.trained.copy()
         targets[self.starts[:-1]] = False
         return targets
 
-    @cached_property
-    def row_targets(self) -> NDArray[np.int64]:
-        """Targets of each row that the loss counts, [rows]: tokens, or its class."""
-        if self.classes is not None:
-            return np.ones(len(self), dtype=np.int64)
-        before = offsets(self.targets.astype(np.int64))
-        counts: NDArray[np.int64] = np.diff(before[self.starts])
-        return counts
 
-    def place(self, row: int) -> str:
-        """Give where a row comes from, as `file:line`."""
-        return f"{self.origin.files[self.origin.file[row]]}:{self.origin.line[row]}"
-
-    def hashes(self) -> NDArray[np.uint64]:
-        """Give a content hash of each row's tokens and targets, [rows]."""
-        tokens, trained = self.tokens.tobytes(), self.trained.tobytes()
-        digests = (
-            hashlib.blake2b(tokens[4 * a : 4 * b] + trained[a:b], digest_size=8).digest()
-            for a, b in pairwise(self.starts.tolist())
-        )
-        return np.frombuffer(b"".join(digests), dtype=np.uint64)
-
-    def take(self, rows: NDArray[np.int64]) -> "TokenRows":
-        """Give the rows with these numbers, in this order."""
-        lengths = self.lengths[rows]
-        index = ranges(self.starts[:-1][rows], lengths)
-        origin = Origin(self.origin.files, self.origin.file[rows], self.origin.line[rows])
-        classes = None if self.classes is None else self.classes[rows]
-        return TokenRows(
-            self.tokens[index], self.trained[index], offsets(lengths), self.unfinished[rows], origin, classes
-        )
+def row_hash(tokens: NDArray[np.int32], trained: NDArray[np.bool_], label: str | None = None) -> int:
+    """Hash what a row is."""
+    digest = hashlib.blake2b(tokens.data, digest_size=8)
+    digest.update(trained.data)
+    if label is not None:
+        digest.update(label.encode())
+    return int.from_bytes(digest.digest(), "little")
 
 
 def offsets(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -96,61 +165,38 @@ def ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.
     return np.repeat(starts, lengths) + within
 
 
-class RowBuilder:
-    """Gathers encoded rows into TokenRows; classes are numbered as they come, `labels` names them."""
-
-    def __init__(self) -> None:
-        self.tokens: list[NDArray[np.int32]] = []
-        self.trained: list[NDArray[np.bool_]] = []
-        self.unfinished: list[bool] = []
-        self.files: dict[str, int] = {}
-        self.file: list[int] = []
-        self.line: list[int] = []
-        self.classes: list[int] = []
-        self.labels: dict[str, int] = {}
-
-    def add(self, row: Encoded, file: str, line: int, *, unfinished: bool) -> None:
-        """Append one row."""
-        self.tokens.append(row.tokens)
-        self.trained.append(row.trained)
-        self.unfinished.append(unfinished)
-        self.file.append(self.files.setdefault(file, len(self.files)))
-        self.line.append(line)
-        if row.label is not None:
-            self.classes.append(self.labels.setdefault(row.label, len(self.labels)))
-
-    def build(self) -> TokenRows:
-        """Lay the rows end to end."""
-        lengths = np.array([len(tokens) for tokens in self.tokens], dtype=np.int64)
-        return TokenRows(
-            np.concatenate([np.empty(0, np.int32), *self.tokens]),
-            np.concatenate([np.empty(0, np.bool_), *self.trained]),
-            offsets(lengths),
-            np.array(self.unfinished, dtype=np.bool_),
-            Origin(list(self.files), np.array(self.file, np.int32), np.array(self.line, np.int64)),
-            np.array(self.classes, np.int32) if self.classes else None,
-        )
+def joined(sets: Sequence[TokenRows], labels: Iterable[str] = ()) -> TokenRows:
+    """Put several sets one after another, their classes (and other `labels`) in one order. Copies no token."""
+    parts = tuple(part for rows in sets for part in rows.parts)
+    files = tuple(file for rows in sets for file in rows.files)
+    names = in_order({*labels, *(label for rows in sets for label in rows.labels)})
+    tables = list(_renumbered([relabelled(rows, names) for rows in sets])) or [np.empty(0, ROW_FIELDS)]
+    return TokenRows(parts, np.concatenate(tables), files, names)
 
 
-def joined(parts: Sequence[TokenRows]) -> TokenRows:
-    """Lay several sets end to end; all of them have classes, numbered alike, or none has."""
-    files: list[str] = []
-    numbers = []
-    for part in parts:
-        numbers.append(part.origin.file + np.int32(len(files)))
-        files += part.origin.files
-    lengths = np.concatenate([part.lengths for part in parts])
-    return TokenRows(
-        np.concatenate([part.tokens for part in parts]),
-        np.concatenate([part.trained for part in parts]),
-        offsets(lengths),
-        np.concatenate([part.unfinished for part in parts]),
-        Origin(files, np.concatenate(numbers), np.concatenate([part.origin.line for part in parts])),
-        _joined_classes(parts),
-    )
+def in_order(labels: Iterable[str]) -> tuple[str, ...]:
+    """Put the names of classes in order: as numbers where all of them are, else as text."""
+    names = sorted(labels)
+    with suppress(ValueError):
+        names.sort(key=float)
+    return tuple(names)
 
 
-def _joined_classes(parts: Sequence[TokenRows]) -> NDArray[np.int32] | None:
-    numbered = [part.classes for part in parts if part.classes is not None]
-    assert len(numbered) in (0, len(parts))
-    return np.concatenate(numbered) if numbered else None
+def relabelled(rows: TokenRows, labels: tuple[str, ...]) -> TokenRows:
+    """Number the classes of rows as they stand in another list, which must hold them all."""
+    if rows.labels == labels:
+        return rows
+    table = rows.table.copy()
+    numbers = np.array([*(labels.index(label) for label in rows.labels), NO_LABEL], np.int32)
+    table["label"] = numbers[table["label"]]
+    return replace(rows, table=table, labels=labels)
+
+
+def _renumbered(sets: Sequence[TokenRows]) -> Iterator[NDArray[np.void]]:
+    parts = files = 0
+    for rows in sets:
+        table = rows.table.copy()
+        table["part"] += parts
+        table["file"] += files
+        parts, files = parts + len(rows.parts), files + len(rows.files)
+        yield table

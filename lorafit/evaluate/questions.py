@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
+from lorafit.data.cache import default_cache
 from lorafit.data.chat import generation_prompt_ids
 from lorafit.data.faults import ReadLog
 from lorafit.data.load import Loader
@@ -50,7 +51,7 @@ def held_out(
         raise RecipeError("no rows were held out to measure on", fix="say which rows: --data PATH", code="E2-NO-DATA")
     if validation.path is not None:
         return _from_sources(recipe, tokenizer, [validation])
-    data = prepare(recipe, tokenizer)
+    data = prepare(recipe, tokenizer, default_cache())
     if trained_on is not None and _changed(file_hashes(data.report.as_json()), trained_on):
         raise DataError(
             "the training rows have changed since the run, so that held-out rows would be others, some trained on",

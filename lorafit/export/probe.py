@@ -18,8 +18,7 @@ def probe_rows(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, vocabulary: i
         rows = prepare(_first_rows(recipe), tokenizer).train
     except DataError:
         return random_rows(vocabulary, recipe.seed)
-    bounds = zip(rows.starts[:-1], rows.starts[1:], strict=True)
-    return [rows.tokens[start:end][:PROBE_TOKENS].tolist() for start, end in list(bounds)[:PROBE_ROWS]]
+    return [rows.row(number)[0][:PROBE_TOKENS].tolist() for number in range(min(PROBE_ROWS, len(rows)))]
 
 
 def random_rows(vocabulary: int, seed: int) -> list[list[int]]:

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
+from lorafit.data.cache import default_cache
 from lorafit.data.prepare import PreparedData, TokenRows, prepare
 from lorafit.errors import ModelError, first_line
 from lorafit.model.find import find_model, refuse_code
@@ -22,13 +22,16 @@ LOAD_ERRORS = (OSError, ValueError, KeyError, RuntimeError, TypeError, Safetenso
 
 
 def read_data(recipe: Recipe) -> tuple[Path, "PreTrainedTokenizerBase", PreparedData]:
-    """Find the model, and turn the rows into what it is trained on; doubtful rows stop here, before any weight."""
+    """Find the model, and turn the rows into what it is trained on; doubtful rows stop here, before any weight.
+
+    What was prepared before comes from the cache.
+    """
     model_folder = find_model(recipe.model.path, recipe.model.revision)
     config = read_config(model_folder / "config.json")
     refuse_code(model_folder, config)
     template = Path(recipe.data.chat_template) if recipe.data.chat_template else None
     tokenizer = load_tokenizer(model_folder, template)
-    data = prepare(recipe, tokenizer)
+    data = prepare(recipe, tokenizer, default_cache())
     check_vocabulary([data.train, *([data.validation] if data.validation else [])], config)
     return model_folder, tokenizer, data
 
@@ -38,8 +41,8 @@ def check_vocabulary(sets: Sequence[TokenRows], config: Mapping[str, Any]) -> No
     text = config.get("text_config") if isinstance(config.get("text_config"), Mapping) else config
     known = text.get("vocab_size") if text else None
     for rows in sets:
-        if isinstance(known, int) and len(rows.tokens) and (found := int(rows.tokens.max())) >= known:
-            row = int(np.searchsorted(rows.starts, int(rows.tokens.argmax()), side="right")) - 1
+        row = int(rows.largest_ids.argmax()) if len(rows) else -1
+        if isinstance(known, int) and row >= 0 and (found := int(rows.largest_ids[row])) >= known:
             raise ModelError(
                 f"the row holds token {found:,}, and the model has embeddings of {known:,}",
                 where=rows.place(row),

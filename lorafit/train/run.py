@@ -4,6 +4,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
+from lorafit.data.cache import default_cache
 from lorafit.data.prepare import PreparedData
 from lorafit.model.adapt import Attached, attach
 from lorafit.model.documents import use_flat_rows
@@ -38,8 +39,9 @@ def train(recipe: Recipe, folder: RunFolder, run: Run | None) -> dict[str, objec
     record = Record(folder, run)
     try:
         with listening() as requests:
-            model_folder, tokenizer, data = read_data(recipe)
-            record.say(data.report.as_text())
+            with ranks.one_first() if default_cache() else nullcontext():  # the others map what the first has kept
+                model_folder, tokenizer, data = read_data(recipe)
+            record.say(data_text(data))
             room = free_bytes(ranks.device, ranks.count)
             base = load_base(recipe.model, recipe.quantization, ranks.device, model_folder)
             attached = adapt(recipe, base)
@@ -93,9 +95,14 @@ def dry_run(recipe: Recipe, world_size: int) -> dict[str, object]:
     plan = make_plan(
         recipe.training, len(data.train_packs), world_size, sizes.micro_batch_size, sizes.gradient_checkpointing
     )
-    say(f"{data.report.as_text()}\n{plan_text(plan, sizes)}")
+    say(f"{data_text(data)}\n{plan_text(plan, sizes)}")
     estimated = {"estimated_peak_bytes": sizes.estimated_peak_bytes}
     return {"plan": plan.as_json() | estimated, "data": data.report.as_json()}
+
+
+def data_text(data: PreparedData) -> str:
+    """Put in words what became of the rows, and whether they were prepared this time."""
+    return "\n".join([*data.remarks, data.report.as_text()])
 
 
 def adapt(recipe: Recipe, base: Base) -> Attached:

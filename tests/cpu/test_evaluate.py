@@ -16,7 +16,8 @@ from torch.nn.functional import cross_entropy
 from toys import save_toy, toy_gpt2, toy_llama, toy_run, toy_tokenizer
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from lorafit.data.token_rows import Origin, TokenRows, offsets
+from lorafit.data.row_files import made
+from lorafit.data.token_rows import TokenRows
 from lorafit.errors import DataError, ModelError, OutOfMemory, RecipeError
 from lorafit.evaluate import measure as measuring
 from lorafit.evaluate.chat import converse
@@ -117,10 +118,7 @@ row_sets = st.lists(st.integers(2, 40), min_size=1, max_size=30)
 
 @given(row_sets, st.integers(1, 100))
 def test_batches_hold_every_row_once_within_their_limit(lengths: list[int], limit: int) -> None:
-    starts = offsets(np.array(lengths))
-    tokens = np.repeat(np.arange(len(lengths)), lengths).astype(np.int32)  # each token names its row
-    origin = Origin(["f"], np.zeros(len(lengths), np.int32), np.arange(len(lengths)))
-    rows = TokenRows(tokens, np.ones(len(tokens), np.bool_), starts, np.zeros(len(lengths), np.bool_), origin)
+    rows = made([([number] * length, [True] * length) for number, length in enumerate(lengths)])
     batches = list(row_batches(rows, limit))
     assert all(len(batch.lengths) == 1 or sum(batch.lengths) <= limit for batch in batches)
     seen = [int(row) for batch in batches for row in batch.input_ids[batch.position_ids == 0]]

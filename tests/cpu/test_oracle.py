@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, Trainer, Trainin
 
 from lorafit.data.order import permutation
 from lorafit.data.packing import Packs, unpacked
-from lorafit.data.token_rows import Origin, TokenRows, offsets
+from lorafit.data.row_files import made
+from lorafit.data.token_rows import TokenRows
 from lorafit.model.adapt import attach
 from lorafit.model.documents import use_flat_rows
 from lorafit.model.memory import recompute_activations
@@ -38,14 +39,7 @@ def ragged_rows(count: int, longest: int = 40) -> TokenRows:
 
 
 def make_rows(tokens: list[np.ndarray], trained: list[np.ndarray]) -> TokenRows:
-    count = len(tokens)
-    return TokenRows(
-        tokens=np.concatenate(tokens).astype(np.int32),
-        trained=np.concatenate(trained),
-        starts=offsets(np.array([len(t) for t in tokens])),
-        unfinished=np.zeros(count, dtype=np.bool_),
-        origin=Origin(["rows"], np.zeros(count, np.int32), np.arange(count)),
-    )
+    return made(list(zip(tokens, trained, strict=True)))
 
 
 def one_row_packs(rows: TokenRows) -> Packs:
