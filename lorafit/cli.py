@@ -4,7 +4,8 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -13,12 +14,11 @@ from typer.exceptions import TyperException
 
 from lorafit import __version__
 from lorafit.errors import LorafitError, RecipeError, StorageError
-from lorafit.model.quiet import quiet_libraries
+from lorafit.model.quiet import quiet_libraries, without_torch
 from lorafit.report.progress import say
 from lorafit.train.launch import is_first_process
 
 NOT_BUILT = {
-    "preview": "showing the rows as the model will see them",
     "init": "writing a recipe that fits",
     "inspect": "saying what an adapter did",
     "compose": "making one adapter from several",
@@ -42,9 +42,16 @@ def emit(result: dict[str, Any]) -> None:
 
 
 def write_out(text: str) -> None:
-    """Write to standard output. StorageError when it is full; 128 + SIGPIPE when its reader has gone, as usual."""
-    try:
+    """Write to standard output."""
+    with writing_out():
         print(text, flush=True)
+
+
+@contextmanager
+def writing_out() -> Iterator[None]:
+    """Guard standard output. StorageError when it is full; 128 + SIGPIPE when its reader has gone, as usual."""
+    try:
+        yield
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would try once more at its end
         if isinstance(error, BrokenPipeError):
@@ -196,6 +203,33 @@ def validate(recipe: RecipePath, overrides: Overrides = NO_OVERRIDES, as_json: A
     say(result.as_text())
     if as_json:
         emit(result.as_json())
+
+
+@app.command()
+def preview(
+    recipe: RecipePath,
+    count: Annotated[int, typer.Option("-n", min=0, metavar="N", help="Rows to show: the first that are trained.")] = 3,
+    row: Annotated[str | None, typer.Option(metavar="FILE:LINE", help="Show the row at this place instead.")] = None,
+    full: Annotated[bool, typer.Option("--full", help="Show long rows whole.")] = False,
+    overrides: Overrides = NO_OVERRIDES,
+    as_json: AsJson = False,
+) -> None:
+    """Show the rows as the model will see them: tokens, which are trained, what was packed, dropped and cut."""
+    from lorafit.recipe.load import load_recipe
+
+    loaded = load_recipe(recipe, overrides)
+    without_torch()
+    quiet_libraries()
+    from lorafit.report.preview import look
+
+    result = look(loaded.recipe, count, row)
+    if as_json:
+        emit(result.as_json())
+        return
+    from lorafit.report.preview_text import show
+
+    with writing_out():
+        show(result, full=full)
 
 
 @app.command()

@@ -18,3 +18,9 @@ def folder(path: str) -> Path | None:
         fix = "there are builtin:tiny (model) and builtin:sql (data)"
         raise RecipeError(f"no built-in is called {path!r}", fix=fix, code="E2-BUILTIN")
     return Path(str(files("lorafit.assets"))) / name
+
+
+def shown(path: str) -> str:
+    """Write a path inside the package as `builtin:NAME/...`, the same on every machine, and any other as it is."""
+    inside = path.removeprefix(f"{files('lorafit.assets')}/")
+    return path if inside == path else PREFIX + inside

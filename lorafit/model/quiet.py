@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 import warnings
 
 LIBRARIES = ("bitsandbytes", "transformers", "peft", "accelerate", "huggingface_hub", "torch")
@@ -19,3 +20,14 @@ def quiet_libraries() -> None:
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+
+
+def without_torch() -> None:
+    """Keep torch out of a process that needs only a tokenizer; call it before transformers is imported.
+
+    transformers imports torch, which takes seconds, wherever it finds it, and does without where it does not.
+    Where torch is loaded already nothing changes.
+    """
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it would say that it found no torch
+    if not {"torch", "transformers"} & set(sys.modules):
+        sys.modules["torch"] = None  # type: ignore[assignment]  # how Python marks a module as absent
