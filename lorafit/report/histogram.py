@@ -34,7 +34,8 @@ def bars(lengths: Sequence[int], max_length: int, width: int) -> list[str]:
     digits = max(len(f"{end:,}") for end, _ in [*classes, (max_length, 0)])
     most = max(count for _, count in classes)
     mark = f"{'':{digits}}   ┈┈ max_length {max_length:,}"
-    lines, marked = [], False
+    lines: list[str] = []
+    marked = False
     for end, count in classes:
         if end > max_length and not marked:
             lines, marked = [*lines, mark], True

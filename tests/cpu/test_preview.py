@@ -63,11 +63,6 @@ ONE_EPOCH = {
     "training__global_batch_size": 5,
     "training__micro_batch_size": 3,
 }
-    "training__max_steps": None,
-    "training__epochs": 1,
-    "training__global_batch_size": 5,
-    "training__micro_batch_size": 3,
-}
 
 
 @pytest.mark.parametrize(
