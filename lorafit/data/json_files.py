@@ -25,18 +25,22 @@ def json_rows(stream: io.BufferedReader, *, by_line: bool) -> Iterator[Numbered]
     """
     if begin(stream).startswith(b"<"):
         raise DamagedFile("is an HTML or XML page, not JSON", "E3-FILE-HTML", "a failed download? fetch it again")
-    before, first = _first_line(stream)
-    opens, whole = first.lstrip()[:1], _complete(first)
-    if opens == b"[" and not (by_line and whole and stream.peek(1)):
-        yield from _Array(first, stream, before + 1).rows()
+    before = _skip_space(stream)
+    if stream.peek(1)[:1] == b"[" and not by_line:
+        yield from _Array(stream, b"", before + 1).rows()
+        return
+    first = stream.readline(MAX_LINE_BYTES + 1)
+    opens, whole = first[:1], _complete(first)
+    if opens == b"[" and not (whole and stream.peek(1)):
+        yield from _Array(stream, first, before + 1).rows()
     elif opens == b"{" and not by_line and not whole:
         yield from _object_row(first + stream.read(MAX_LINE_BYTES), before + 1)
     else:
         yield from _line_rows(numbered_lines(stream, before, first))
 
 
-def _first_line(stream: io.BufferedReader) -> tuple[int, bytes]:
-    """Give the first line that is not empty, and how many empty ones stand before it."""
+def _skip_space(stream: io.BufferedReader) -> int:
+    """Go to the first character that is no space; give how many lines end before it."""
     before = 0
     while held := stream.peek(1):
         space = len(held) - len(held.lstrip(b" \t\r\n"))
@@ -44,7 +48,7 @@ def _first_line(stream: io.BufferedReader) -> tuple[int, bytes]:
         stream.read(space)
         if space < len(held):
             break
-    return before, stream.readline(MAX_LINE_BYTES + 1)
+    return before
 
 
 def _complete(line: bytes) -> bool:
@@ -96,11 +100,11 @@ def _object_row(data: bytes, line: int) -> Iterator[Numbered]:
 class _Array:
     """An array on its way: a window of its text that begins where the next element does."""
 
-    def __init__(self, first: bytes, stream: io.BufferedReader, line: int) -> None:
+    def __init__(self, stream: io.BufferedReader, first: bytes, line: int) -> None:
         self.stream, self.line = stream, line
         self.decoder = codecs.getincrementaldecoder("utf-8")()
         self.ended, self.text, self.place = False, "", 0
-        self.text = self._decoded(first)
+        self.text = self._decoded(first or stream.read(CHUNK_BYTES))
         self.place = self.text.index("[") + 1
 
     def rows(self) -> Iterator[Numbered]:

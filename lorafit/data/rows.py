@@ -148,7 +148,7 @@ def _file_rows(file: Path | RemoteFile, log: ReadLog) -> Iterator[Numbered]:
         if kind in (".csv", ".tsv"):
             yield from text_files.csv_rows(stream, "\t" if kind == ".tsv" else ",")
         elif kind == ".txt":
-            yield from text_files.text_rows(stream)
+            yield from text_files.text_rows(stream, log)
         else:
             yield from json_rows(stream, by_line=kind != ".json")
 

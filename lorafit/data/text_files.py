@@ -5,19 +5,24 @@ import io
 from collections.abc import Iterator
 from typing import Any
 
-from lorafit.data.faults import DamagedFile
+from lorafit.data.faults import DamagedFile, ReadLog
 from lorafit.data.lines import MAX_LINE_BYTES, Numbered, begin, numbered_lines
 from lorafit.recipe.formats import RowFault
 
 
-def text_rows(stream: io.BufferedReader) -> Iterator[Numbered]:
-    """Give the lines of a text file that are not empty, each as the field `text`."""
+def text_rows(stream: io.BufferedReader, log: ReadLog) -> Iterator[Numbered]:
+    """Give the lines of a text file that are not empty, each as the field `text`; count those that are."""
     begin(stream)
+    empty = 0
     for number, line in numbered_lines(stream):
         if isinstance(line, RowFault):
             yield number, line
-        elif line.strip():
+        elif line.isspace():
+            empty += 1
+        else:
             yield number, {"text": line.rstrip("\r\n")}
+    if empty:
+        log.note(f"{empty:,} empty lines were passed over: a line is a row")
 
 
 def csv_rows(stream: io.BufferedReader, delimiter: str) -> Iterator[Numbered]:

@@ -72,7 +72,13 @@ def child(node: Node, part: str | int, value: object) -> Node:
     if isinstance(part, int):
         lists = (option for option in options(node) if option.get("type") == "array")
         return next(lists, {}).get("items", {})  # type: ignore[no-any-return]
-    return fields(node, value).get(part, {})
+    return fields(node, value).get(part, _any_key(node))
+
+
+def _any_key(node: Node) -> Node:
+    """Give the node under each key of a block whose keys are the user's own; an empty one for any other."""
+    open_blocks = (option.get("additionalProperties") for option in options(node))
+    return next((values for values in open_blocks if isinstance(values, Mapping)), {})
 
 
 def at(path: KeyPath, value: object) -> Node:
@@ -165,5 +171,7 @@ def _list(node: Node) -> str:
 
 
 def _block(node: Node) -> str:
+    if values := _any_key(node):
+        return f"a block of keys, each with {describe(values)}"
     keys = list(node.get("properties", {}))
     return f"a block of keys ({', '.join(keys[:LISTED_KEYS])}{', ...' if len(keys) > LISTED_KEYS else ''})"
