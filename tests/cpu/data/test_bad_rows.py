@@ -17,7 +17,7 @@ import pytest
 from tokenizers_made import CHATML, byte_level
 from transformers import PreTrainedTokenizerFast
 
-from lorafit.data import template
+from lorafit.data import sandbox
 from lorafit.data.faults import ReadLog
 from lorafit.data.prepare import PreparedData, prepare
 from lorafit.data.rows import check_rows, read_rows
@@ -296,9 +296,9 @@ TEMPLATES: list[tuple[str, str, str]] = [
     (
         "123 infinite loop",
         "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
-        "E3-ROW-TEMPLATE",
+        "E12-TEMPLATE",
     ),
-    ("123 100 MB", CHATML + "{{ 'a' * 100000000 }}", "E3-ROW-TEMPLATE"),
+    ("123 100 MB", CHATML + "{{ 'a' * 100000000 }}", "E12-TEMPLATE"),
     ("123 sandbox", "{{ messages.__class__.__mro__ }}", "E12-TEMPLATE"),
     ("123 sandbox by a global", CHATML + "{{ cycler.__init__.__globals__ }}", "E12-TEMPLATE"),
 ]
@@ -306,7 +306,7 @@ TEMPLATES: list[tuple[str, str, str]] = [
 
 @pytest.mark.parametrize(("text", "expected"), [c[1:] for c in TEMPLATES], ids=[c[0] for c in TEMPLATES])
 def test_templates(tmp_path: Path, text: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(template, "RENDER_SECONDS", 0.3)
+    monkeypatch.setattr(sandbox, "RENDER_SECONDS", 0.3)
     check(rows_file(tmp_path, [chat("a", "b")]), expected, byte_level(text))
 
 
