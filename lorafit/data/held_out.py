@@ -38,6 +38,11 @@ def split(hashes: NDArray[np.uint64], fraction: float, seed: int) -> tuple[NDArr
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 
+def overlap(train: TokenRows, validation: TokenRows) -> int:
+    """Count the rows to validate on that are also trained on."""
+    return int(np.isin(validation.hashes(), train.hashes()).sum())
+
+
 def check_leaks(train: TokenRows, validation: TokenRows) -> None:
     """Refuse rows that are trained on and validated on; DataError lists the first of them."""
     trained, validated = train.hashes(), validation.hashes()

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from lorafit.data.cache import Cache, Loaded
 from lorafit.data.cache_key import DATA_VERSION, DATED, tokenizer_hash
-from lorafit.data.held_out import check_leaks, duplicates, split
+from lorafit.data.held_out import check_leaks, duplicates, overlap, split
 from lorafit.data.load import Loader
 from lorafit.data.mixing import weighted
 from lorafit.data.packing import Packs, pack, unpacked
@@ -73,6 +73,7 @@ def prepare(recipe: Recipe, tokenizer: "PreTrainedTokenizerBase", cache: Cache |
         validation=_set_report(validation, packs, recipe.data.max_length) if validation and packs else None,
         max_length=recipe.data.max_length,
         histogram=_histogram(rows.lengths),
+        overlap=None if validation is None else overlap(rows, validation),
         fingerprint=_fingerprint(recipe, tokenizer, every),
         notes=_template_notes(tokenizer),
         labels=list(rows.labels),

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -116,6 +117,7 @@ class DataReport:
     fingerprint: str  # of everything that changes tokens
     histogram: dict[str, int]  # rows by tokens, up to
     notes: list[str]  # on the template; those on the rows stand with their source
+    overlap: int | None = None  # rows to validate on that are also trained on: 0, being refused; None without any
     labels: list[str] = field(default_factory=list)  # the classes of a head, by their number; [] without one
 
     @property
@@ -126,6 +128,26 @@ class DataReport:
     def as_json(self) -> dict[str, object]:
         """Give the account to a program."""
         return {**asdict(self), "counts": asdict(self.counts)}
+
+    def account(self) -> dict[str, object]:
+        """Give what a run's manifest keeps: every number, and no single row."""
+        named = ("path", "use", "format", "counts", "tokens", "target_tokens", "longest")
+        return {
+            "counts": asdict(self.counts),
+            "bad_rows": self._bad_by_code(),
+            "sources": [{key: asdict(source)[key] for key in named} for source in self.sources],
+            "train": asdict(self.train),
+            "validation": asdict(self.validation) if self.validation else None,
+            "overlap": self.overlap,
+            "max_length": self.max_length,
+            "histogram": self.histogram,
+        }
+
+    def _bad_by_code(self) -> dict[str, int]:
+        """Count bad rows by their reason; those beyond the ones that are listed count as `unlisted`."""
+        codes = Counter(row.code for source in self.sources for row in source.bad_rows)
+        unlisted = self.counts.bad - codes.total()
+        return dict(sorted(codes.items())) | ({"unlisted": unlisted} if unlisted else {})
 
     def as_text(self) -> str:
         """Give the account to a person, a line for each fact."""

@@ -58,13 +58,15 @@ VARIABLES = (
 )
 
 Section = Mapping[str, object]
+ACCOUNT = "account"  # a key of the data section that tells of the rows, and decides nothing: the fingerprint does
 
 
 @dataclass
 class Manifest:
     """Gathers the facts of a run, then writes them; written again, it tells what happened since.
 
-    `model` and `data` hold only what must be the same when the run goes on: hashes, counts, revisions. What
+    `model` and `data` hold only what must be the same when the run goes on: hashes, counts, revisions; but for
+    the account of the rows, which an older lorafit did not write and a newer one may write otherwise. What
     may differ on another machine (cards, drivers, determinism switches) goes into `device`.
     """
 
@@ -88,7 +90,10 @@ class Manifest:
         old = read_manifest(run.folder) if run.folder.manifest.exists() else {}
         if old.get("run_id") != run.state.run_id:
             return []
-        resume.refuse(self._changes(old, ("model", "data")), str(run.folder.root), "E10-INPUT")
+        changes = self._changes(old, ("model", "data"))
+        told = f"data.{ACCOUNT}"
+        inputs = {key: change for key, change in changes.items() if key != told and not key.startswith(f"{told}.")}
+        resume.refuse(inputs, str(run.folder.root), "E10-INPUT")
         noted = resume.describe(self._changes(old, ("lorafit", "environment", "device")))
         if noted:
             journal.record_event(run, "surroundings", {"changes": noted})

@@ -21,7 +21,7 @@ from lorafit.recipe.schema import Recipe
 from lorafit.report.progress import reporting, say
 from lorafit.report.units import gibibytes, percent
 from lorafit.rundir.layout import RunFolder
-from lorafit.rundir.manifest import Manifest
+from lorafit.rundir.manifest import ACCOUNT, Manifest
 from lorafit.rundir.state import Run
 from lorafit.train.course import Course
 from lorafit.train.loop import Loop, does_not_fit
@@ -72,7 +72,11 @@ def _manifest(recipe: Recipe, base: Base, identity: dict[str, object], data: Pre
         recipe_hash=recipe_hash(recipe),
         seed=recipe.seed,
         model=identity,
-        data={"fingerprint": data.fingerprint, "files": file_hashes(data.report.as_json())},
+        data={
+            "fingerprint": data.fingerprint,
+            "files": file_hashes(data.report.as_json()),
+            ACCOUNT: data.report.account(),
+        },
         device={
             "kind": ranks.device.type,
             "card": card,

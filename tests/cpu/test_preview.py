@@ -20,6 +20,7 @@ from lorafit.errors import DataError
 from lorafit.recipe.load import LoadedRecipe, load_recipe
 from lorafit.report.preview import look
 from lorafit.report.preview_text import lines, show
+from lorafit.rundir.layout import RunFolder
 from lorafit.train import loop
 from lorafit.train.start import start
 
@@ -177,6 +178,30 @@ def test_bad_rows_fail_as_in_training_and_are_listed_when_skipped(
     assert "2 bad" in out
     assert "train.jsonl:4: " in out
     assert "train.jsonl:5: " in out
+
+
+def test_the_manifest_tells_what_became_of_every_row(tiny_model: Path, tmp_path: Path) -> None:
+    changes = {"data__on_bad_row": "skip", "data__on_overlong": "drop", "data__max_length": 28, "data__packing": True}
+    loaded = write_recipe(tmp_path, tiny_model, **changes, training__max_steps=1)
+    rows: list[Any] = [*chat_rows(4), chat_rows(1)[0], {"messages": None}, {"messages": 3}, {"messages": []}]
+    write_rows(tmp_path / "train.jsonl", rows)
+    start(loaded, tmp_path / "run", "new")
+    data = json.loads((tmp_path / "run" / "manifest.json").read_text())["data"]
+    account = data["account"]
+    counts = account["counts"]
+    assert counts["read"] == 16 == counts["kept"] + counts["dropped"] + counts["bad"]
+    assert counts["bad"] == 3 == sum(account["bad_rows"].values())
+    assert counts["dropped"] > 0
+    assert account["overlap"] == 0
+    assert account["train"]["duplicates"] == 1
+    assert account["train"]["rows"] == sum(account["histogram"].values())
+    assert [source["use"] for source in account["sources"]] == ["train", "validation"]
+    assert sum(source["target_tokens"] for source in account["sources"]) == (
+        account["train"]["target_tokens"] + account["validation"]["target_tokens"]
+    )
+    report = json.loads(RunFolder(tmp_path / "run").data_report.read_text())
+    assert report["overlap"] == 0
+    assert start(loaded, tmp_path / "run", "resume")["status"] == "finished"
 
 
 def test_one_row_by_its_place(tiny_model: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import lorafit
 from lorafit.errors import ResumeRefused, StorageError
 from lorafit.rundir import checkpoints, journal
-from lorafit.rundir.manifest import Manifest, environment, hash_files, read_manifest, source_hash
+from lorafit.rundir.manifest import ACCOUNT, Manifest, environment, hash_files, read_manifest, source_hash
 from rundir.runs import begin
 
 MODEL = {"path": "builtin:tiny", "files": {"model.safetensors": {"bytes": 7, "sha256": "9f"}}}
@@ -66,6 +66,14 @@ def test_unchanged_inputs_may_go_on(tmp_path: Path) -> None:
         assert manifest().check_resume(run) == []
         manifest().write(run)
         assert manifest().check_resume(run) == []
+
+
+def test_the_account_of_the_rows_decides_nothing(tmp_path: Path) -> None:
+    with begin(tmp_path / "run") as run:
+        manifest().write(run)
+        assert manifest(data=DATA | {ACCOUNT: {"counts": {"read": 3}, "sources": []}}).check_resume(run) == []
+        with pytest.raises(ResumeRefused):
+            manifest(data=DATA | {ACCOUNT: {}, "accounts": 1}).check_resume(run)
 
 
 def test_changed_inputs_may_not(tmp_path: Path) -> None:
