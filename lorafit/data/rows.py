@@ -79,8 +79,9 @@ def check_rows(recipe: Recipe) -> list[Fault]:
             good = sum(kinds.values())
             if kinds[Preference]:
                 found.append(preferences_fault(kinds[Preference], str(source.path)))
-            if not good and not log.faults and not log.bad:
-                log.fault("holds no rows", str(source.path), "E3-NO-ROWS")
+            if not good and not log.faults and (not log.bad or recipe.data.on_bad_row == "skip"):
+                what = f"none of {log.bad_count:,} rows is left" if log.bad else "holds no rows"
+                log.fault(what, str(source.path), "E3-NO-ROWS")
         except DataError as error:
             found += error.faults
         found += log.faults

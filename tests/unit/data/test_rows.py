@@ -264,6 +264,11 @@ def test_check_rows_gathers_all_sources(tmp_path: Path) -> None:
     assert check_rows(recipe(tmp_path / "none.jsonl"))[0].code == "E3-NO-FILE"
 
 
+def test_nothing_left_after_skipping_is_no_rows(tmp_path: Path) -> None:
+    path = written(tmp_path, "rows.jsonl", b'{"text": 3}\n')
+    assert [fault.code for fault in check_rows(recipe(path, on_bad_row="skip"))] == ["E3-NO-ROWS"]
+
+
 def test_only_newlines_are_no_rows(tmp_path: Path) -> None:
     assert check_rows(recipe(written(tmp_path, "rows.jsonl", b"\n\n\n")))[0].code == "E3-NO-ROWS"
 
