@@ -11,10 +11,13 @@ WEIGHT_PATTERNS = ["*.safetensors", "*.safetensors.index.json"]
 TEXT_PATTERNS = ["*.json", "*.jinja", "*.model", "*.txt", "tokenizer*"]
 
 
-def find_model(path: str, revision: str | None = None) -> Path:
-    """Give the folder of a model; a hub id is downloaded to the hub's cache. ModelError when there is none."""
+def find_model(path: str, revision: str | None = None, *, weights: bool = True) -> Path:
+    """Give the folder of a model; a hub id is downloaded to the hub's cache. ModelError when there is none.
+
+    Without `weights`, only what the tokenizer needs is downloaded.
+    """
     local = find_local(path)
-    return local if local is not None else _from_hub(path, revision)
+    return local if local is not None else _from_hub(path, revision, weights=weights)
 
 
 def find_local(path: str) -> Path | None:
@@ -32,7 +35,7 @@ def find_local(path: str) -> Path | None:
     return None
 
 
-def _from_hub(repo_id: str, revision: str | None) -> Path:
+def _from_hub(repo_id: str, revision: str | None, *, weights: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -45,12 +48,10 @@ def _from_hub(repo_id: str, revision: str | None) -> Path:
     from huggingface_hub.utils.tqdm import enable_progress_bars
 
     enable_progress_bars()  # gigabytes may be coming
+    patterns = [*(WEIGHT_PATTERNS if weights else []), *TEXT_PATTERNS]
+    ignored = ["*/*", *([] if weights else WEIGHT_PATTERNS)]
     try:
-        return Path(
-            snapshot_download(
-                repo_id, revision=revision, allow_patterns=WEIGHT_PATTERNS + TEXT_PATTERNS, ignore_patterns="*/*"
-            )
-        )
+        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=patterns, ignore_patterns=ignored))
     except GatedRepoError:
         raise _absent(repo_id, "its licence must be accepted first", "accept it on its page, then log in") from None
     except RevisionNotFoundError:
@@ -69,7 +70,7 @@ def _absent(repo_id: str, reason: str, fix: str) -> ModelError:
 
 
 def refuse_code(folder: Path, config: Mapping[str, object]) -> None:
-    """Raise SafetyRefusal when loading would run code that came with the model, ModelError without safetensors."""
+    """Raise SafetyRefusal when loading would run code that came with the model."""
     from transformers import CONFIG_MAPPING
 
     if config.get("auto_map") and config.get("model_type") not in CONFIG_MAPPING:
@@ -81,6 +82,10 @@ def refuse_code(folder: Path, config: Mapping[str, object]) -> None:
             code="E12-REMOTE-CODE",
         )
     _refuse_kernels(folder, config)
+
+
+def check_weights(folder: Path) -> None:
+    """Raise ModelError when the folder has no whole set of safetensors, SafetyRefusal for what is unsafe to read."""
     if not any(folder.glob("*.safetensors")):
         pickled = sorted(p.name for p in folder.glob("*.bin")) + sorted(p.name for p in folder.glob("*.pt"))
         if pickled:

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from lorafit.errors import MachineError, ModelError, first_line
-from lorafit.model.find import find_model, refuse_code
+from lorafit.model.find import check_weights, find_model, refuse_code
 from lorafit.model.tokenizer import LOAD_ERRORS
 from lorafit.plan.find_shape import read_config
 from lorafit.recipe.quantization import Bits4, Quantization, Unquantized
@@ -56,6 +56,7 @@ def load_base(spec: ModelSpec, quantization: Quantization, device: torch.device,
     """
     folder = folder or find_model(spec.path, spec.revision)
     refuse_code(folder, read_config(folder / "config.json"))
+    check_weights(folder)
     dtype = pick_dtype(spec.dtype, device)
     attention = None if spec.attention == "auto" else spec.attention  # None: what transformers knows to be right
     try:

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from lorafit.data.cache import default_cache
 from lorafit.data.prepare import PreparedData, TokenRows, prepare
 from lorafit.errors import ModelError, first_line
-from lorafit.model.find import find_model, refuse_code
+from lorafit.model.find import check_weights, find_model, refuse_code
 from lorafit.plan.find_shape import read_config
 from lorafit.recipe.schema import Recipe
 
@@ -29,11 +29,28 @@ def read_data(recipe: Recipe) -> tuple[Path, "PreTrainedTokenizerBase", Prepared
     model_folder = find_model(recipe.model.path, recipe.model.revision)
     config = read_config(model_folder / "config.json")
     refuse_code(model_folder, config)
+    check_weights(model_folder)
+    tokenizer, data = _prepared(recipe, model_folder, config)
+    return model_folder, tokenizer, data
+
+
+def read_rows(recipe: Recipe) -> tuple["PreTrainedTokenizerBase", PreparedData]:
+    """Turn the rows into what a model would be trained on, with its tokenizer alone: weights need not be there."""
+    folder = find_model(recipe.model.path, recipe.model.revision, weights=False)
+    path = folder / "config.json"
+    config = read_config(path) if path.exists() else {}
+    refuse_code(folder, config)
+    return _prepared(recipe, folder, config)
+
+
+def _prepared(
+    recipe: Recipe, folder: Path, config: Mapping[str, Any]
+) -> tuple["PreTrainedTokenizerBase", PreparedData]:
     template = Path(recipe.data.chat_template) if recipe.data.chat_template else None
-    tokenizer = load_tokenizer(model_folder, template)
+    tokenizer = load_tokenizer(folder, template)
     data = prepare(recipe, tokenizer, default_cache())
     check_vocabulary([data.train, *([data.validation] if data.validation else [])], config)
-    return model_folder, tokenizer, data
+    return tokenizer, data
 
 
 def check_vocabulary(sets: Sequence[TokenRows], config: Mapping[str, Any]) -> None:

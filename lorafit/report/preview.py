@@ -15,7 +15,7 @@ from lorafit.data.prepare import PreparedData
 from lorafit.data.report import DataReport
 from lorafit.data.token_rows import TokenRows
 from lorafit.errors import DataError
-from lorafit.model.tokenizer import read_data
+from lorafit.model.tokenizer import read_rows
 from lorafit.recipe.schema import Recipe
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def look(recipe: Recipe, count: int, place: str | None = None) -> Preview:
 
     Raises what `train` raises before it loads weights, and DataError when no trained row stands at the place.
     """
-    _, tokenizer, data = read_data(recipe)
+    tokenizer, data = read_rows(recipe)
     trained = np.unique(data.train_packs.rows)
     chosen = trained[:count] if place is None else np.array([_at(place, data, trained)])
     return Preview(data, tokenizer, chosen)

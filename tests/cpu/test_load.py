@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from lorafit.errors import LorafitError, ModelError, SafetyRefusal
 from lorafit.model.adapt import attach
 from lorafit.model.documents import use_flat_rows
-from lorafit.model.find import find_model, refuse_code
+from lorafit.model.find import check_weights, find_model
 from lorafit.model.load import load_base
 from lorafit.recipe.adapters import Lora
 from lorafit.recipe.quantization import Nf4
@@ -123,7 +123,7 @@ def test_a_missing_shard_is_named(copy: Path) -> None:
     index = {"weight_map": {"a": "model-2.safetensors"}}
     (copy / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(ModelError, match="model-2"):
-        refuse_code(copy, {"model_type": "llama"})
+        check_weights(copy)
 
 
 @pytest.mark.parametrize("path", ["./nothing", "/nothing/here", "nothing", "a/b/c", "org/absent"])
