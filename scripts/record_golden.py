@@ -37,9 +37,22 @@ def commands() -> str:
     return json.dumps(face, indent=2) + "\n"
 
 
+def preview() -> str:
+    """Give the preview of the quickstart, without colours: what a person reads about the data."""
+    from lorafit.recipe.load import load_recipe
+    from lorafit.report.preview import look
+    from lorafit.report.preview_text import lines
+
+    recipe = load_recipe(GOLDEN.parents[1] / "recipes" / "quickstart.yaml", []).recipe
+    prepared = look(recipe, 3)
+    prepared.data.remarks.clear()  # on this time only: whether the cache had it
+    return "".join(f"{line.plain}\n" for line in lines(prepared, full=False, coloured=False, width=100))
+
+
 FILES: dict[str, Callable[[], str]] = {
     "recipe_schema.json": recipe_schema,
     "commands.json": commands,
+    "preview.txt": preview,
 }
 
 

@@ -55,6 +55,16 @@ class RowView:
         return row
 
 
+@dataclass(frozen=True)
+class Share:
+    """What an epoch takes of a source."""
+
+    path: str
+    rows: int
+    tokens: int
+    target_tokens: int
+
+
 class Preview:
     """Some rows, and the account of all."""
 
@@ -92,10 +102,25 @@ class Preview:
             packs=_packs_of(number, rows, self.data.train_packs),
         )
 
+    def mix(self) -> list[Share]:
+        """Give what an epoch takes of each source, by the weights of the recipe."""
+        rows, taken = self.data.train, self.data.train_packs.rows
+        part_of = rows.table["part"][taken]
+        shares = []
+        for number, source in enumerate(source for source in self.report.sources if source.use == "train"):
+            own = taken[part_of == number]
+            sizes = (len(own), int(rows.lengths[own].sum()), int(rows.row_targets[own].sum()))
+            shares.append(Share(source.path, *sizes))
+        return shares
+
     def as_json(self) -> dict[str, object]:
         """Give rows, counts and the account to a program."""
-        counts = asdict(self.report.counts)
-        return {"rows": [row.as_json() for row in self.rows()], "counts": counts, "report": self.report.as_json()}
+        return {
+            "rows": [row.as_json() for row in self.rows()],
+            "counts": asdict(self.report.counts),
+            "mix": [asdict(share) for share in self.mix()],
+            "report": self.report.as_json(),
+        }
 
 
 def shown_place(rows: TokenRows, number: int) -> str:

@@ -69,7 +69,8 @@ def _legend(coloured: bool) -> Text:
 
 def _row_lines(preview: Preview, row: RowView, *, full: bool, coloured: bool) -> Iterator[Text]:
     yield Text(printable(_heading(row)), "bold" if coloured else "")
-    yield from (Text(printable(f"  {_pack_line(pack)}"), QUIET if coloured else "") for pack in row.packs)
+    file = row.source.rpartition(":")[0]
+    yield from (Text(printable(f"  {_pack_line(pack, file)}"), QUIET if coloured else "") for pack in row.packs)
     text = Text()
     total = len(row.input_ids)
     cut = not full and total > HEAD_TOKENS + TAIL_TOKENS + 1
@@ -79,7 +80,8 @@ def _row_lines(preview: Preview, row: RowView, *, full: bool, coloured: bool) ->
         shown = pieces(row.input_ids, row.trained, preview.special, preview.decode, start, end)
         text.append_text(_coloured(shown) if coloured else Text(_bracketed(shown)))
     yield text
-    yield Text()
+    if not text.plain.endswith("\n"):
+        yield Text()
 
 
 def _heading(row: RowView) -> str:
@@ -88,10 +90,11 @@ def _heading(row: RowView) -> str:
     return f"{row.source}: {total:,} tokens, {aim}" + (", cut at max_length" if row.truncated else "")
 
 
-def _pack_line(pack: PackView) -> str:
+def _pack_line(pack: PackView, file: str) -> str:
+    """Name the neighbours of a row; those of its own file by their line."""
     if not pack.neighbours:
         return f"pack {pack.number:,}, alone"
-    named = ", ".join(pack.neighbours[:SHOWN_NEIGHBOURS])
+    named = ", ".join(place.removeprefix(file) for place in pack.neighbours[:SHOWN_NEIGHBOURS])
     more = len(pack.neighbours) - SHOWN_NEIGHBOURS
     return f"pack {pack.number:,} ({pack.tokens:,} tokens), with {named}" + (f" and {more:,} more" if more > 0 else "")
 
@@ -137,11 +140,21 @@ def _account(preview: Preview, width: int) -> Iterator[str]:
         f"{counts.read:,} rows read: {counts.kept:,} kept ({counts.truncated:,} of them truncated), "
         f"{counts.dropped:,} dropped, {counts.bad:,} bad"
     )
+    yield from preview.data.remarks
     yield from report.as_text().splitlines()
+    yield from _mix_lines(preview)
     yield from _bad_lines([row for source in report.sources for row in source.bad_rows], counts.bad)
     yield "rows to train on, by tokens:"
     room = max(4, min(BAR_CELLS, width - 24))
     yield from (f"  {line}" for line in bars(preview.data.train.lengths.tolist(), report.max_length, room))
+
+
+def _mix_lines(preview: Preview) -> Iterator[str]:
+    shares = preview.mix()
+    tokens = sum(share.tokens for share in shares)
+    for share in shares if len(shares) > 1 else ():
+        part = percent(share.tokens, tokens)
+        yield f"of an epoch: {share.path}: {share.rows:,} rows, {share.tokens:,} tokens ({part} of all)"
 
 
 def _bad_lines(bad: Sequence[BadRow], count: int) -> Iterator[str]:

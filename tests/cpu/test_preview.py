@@ -23,6 +23,7 @@ from lorafit.report.preview_text import lines, show
 from lorafit.rundir.layout import RunFolder
 from lorafit.train import loop
 from lorafit.train.start import start
+from scripts.record_golden import GOLDEN, preview
 
 ALL = 10**6
 COUNTS = ["read", "kept", "dropped", "truncated", "bad"]
@@ -96,9 +97,17 @@ def test_a_row_that_is_trained_twice_is_shown_once_with_both_packs(
         {"path": str(write_rows(tmp_path / "b.jsonl", chat_rows(8, 50))), "weight": 0.5},
     ]
     loaded = write_recipe(tmp_path, tiny_model, data__train=sources, data__packing=True, **ONE_EPOCH)
+    shares = look(loaded.recipe, 0).mix()
+    assert [(Path(share.path).name, share.rows) for share in shares] == [("a.jsonl", 12), ("b.jsonl", 4)]
     shown = previewed(loaded)
+    assert sum(share.tokens for share in shares) == sum(len(ids) * times for (ids, _), times in shown.items())
     assert sorted(shown.values()) == [1] * 4 + [2] * 6
     assert shown == consumed(loaded, monkeypatch, tmp_path)
+
+
+def test_the_preview_of_the_built_in_data_is_the_one_on_record() -> None:
+    recorded = (GOLDEN / "preview.txt").read_text(encoding="utf-8")
+    assert preview() == recorded, "python -m scripts.record_golden preview.txt, and say why"
 
 
 def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
