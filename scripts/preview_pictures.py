@@ -39,7 +39,9 @@ def picture(recipe: Path, rows: int) -> str:
     from lorafit.report.preview_text import lines
 
     console = Console(file=io.StringIO(), record=True, width=WIDTH, force_terminal=True, color_system="truecolor")
-    for line in lines(look(load_recipe(recipe, []).recipe, rows), full=False, coloured=True, width=WIDTH):
+    preview = look(load_recipe(recipe, []).recipe, rows)
+    preview.data.remarks.clear()  # on this time only: whether the cache had it
+    for line in lines(preview, full=False, coloured=True, width=WIDTH):
         console.print(line)
     console.print()
     svg = console.export_svg(title=f"lorafit preview {recipe.as_posix()} -n {rows}", theme=THEME, unique_id="preview")
