@@ -57,7 +57,7 @@ def test_named_columns_are_read_as_strictly_and_in_the_words_of_the_file(tmp_pat
 
 
 def test_a_column_that_is_not_there_names_the_nearest(tmp_path: Path) -> None:
-    said = refused(tmp_path, [{"question": "q", "answer": "a"}], columns={"prompt": "questoin", "completion": "answer"})
+    said = refused(tmp_path, [{"question": "q", "answer": "a"}], columns={"prompt": "questions", "completion": "answer"})
     assert 'did you mean "question"?' in said
     assert "E3-COLUMNS" in said
 
@@ -65,7 +65,7 @@ def test_a_column_that_is_not_there_names_the_nearest(tmp_path: Path) -> None:
 def test_a_field_that_no_format_has_names_the_nearest() -> None:
     text = "version: 1\nmodel: {path: m}\ndata: {train: {path: a.jsonl, %s}}"
     for source, words in (
-        ("columns: {promt: q}", 'no format has such a field; did you mean "prompt"?'),
+        ("columns: {prompts: q}", 'no format has such a field; did you mean "prompt"?'),
         ("format: text, columns: {prompt: q}", "the format text has no such field; the fields are text"),
         ("columns: {prompt: 3}", "expected text"),
     ):

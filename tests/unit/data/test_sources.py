@@ -157,7 +157,7 @@ def test_patterns_reach_down_and_stand_anywhere(tmp_path: Path) -> None:
     [
         (b'text,id\n"a,b', "E3-ROW-CSV"),
         (b'text,"id\na,b\n', "E3-FILE-COLUMNS"),
-        (b"te\xffxt,id\na,b\n", "E3-FILE-ENCODING"),
+        (b"\xfftext,id\na,b\n", "E3-FILE-ENCODING"),
         (b"text,id\n" + b"a" * (17 * 2**20) + b",b\n", "E3-FILE-LONG"),
     ],
 )
