@@ -161,17 +161,16 @@ def estimate_vram(
     gpus: Annotated[int, typer.Option(min=1, help="GPUs; bytes are given for each.")] = 1,
     gpu: Annotated[str | None, typer.Option(help="Card to fit on: 24GB, rtx-4090, h100, ...")] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Trace the real step too (seconds, no GPU).")] = False,
-    engine: Annotated[str, typer.Option(help="lorafit; transformers is not built yet.")] = "lorafit",
-    upcast: Annotated[str | None, typer.Option(help="For the engine transformers (not built yet).")] = None,
+    engine: Annotated[str, typer.Option(help="lorafit, or plain transformers[@VERSION] with PEFT.")] = "lorafit",
+    upcast: Annotated[str | None, typer.Option(help="What transformers turns to float32: none, norms, all.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say how much GPU memory training takes, by component, without a GPU and without weights."""
     from lorafit.plan.vram import answer
     from lorafit.recipe.load import load_recipe
 
-    for asked, option in ((engine != "lorafit", f"--engine {engine}"), (upcast, "--upcast")):
-        if asked:
-            raise RecipeError(f"{option} is not part of version {__version__} yet", code="E2-NOT-BUILT")
+    if exact and engine != "lorafit":
+        raise RecipeError("--exact traces lorafit's own step", fix="leave out --engine or --exact", code="E2-USAGE")
     result = answer(
         load_recipe(recipe, overrides).recipe if recipe else None,
         model=model,
@@ -182,6 +181,8 @@ def estimate_vram(
         micro_batch_size=micro_batch_size,
         gpus=gpus,
         gpu=gpu,
+        engine=engine,
+        upcast=upcast,
     )
     if exact:
         quiet_libraries()

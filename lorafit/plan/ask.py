@@ -11,6 +11,7 @@ from lorafit.plan.cards import Card
 from lorafit.plan.layers import ModelShape
 from lorafit.plan.memory import estimate, largest_micro_batch
 from lorafit.plan.question import BaseDtype, MemoryQuestion
+from lorafit.plan.stack import Stack
 from lorafit.recipe.adapters import Adapter, Dora, Full, Lora, TargetModules
 from lorafit.recipe.adapters.low_rank import LowRank
 from lorafit.recipe.quantization import Nf4, Quantization, Unquantized
@@ -105,7 +106,7 @@ def _targets(text: str) -> TargetModules:
     return _KEYWORDS.get(text) or [name.strip() for name in text.split(",") if name.strip()]
 
 
-def ask(recipe: Recipe, shape: ModelShape, gpus: int, card: Card | None) -> MemoryQuestion:
+def ask(recipe: Recipe, shape: ModelShape, gpus: int, card: Card | None, stack: Stack | None = None) -> MemoryQuestion:
     """Make the question, with every `auto` resolved: on a card to what fits, else to one row, recomputed."""
     training = recipe.training
     size = training.micro_batch_size
@@ -122,6 +123,7 @@ def ask(recipe: Recipe, shape: ModelShape, gpus: int, card: Card | None) -> Memo
         accumulation=rows < -(-training.global_batch_size // gpus),
         gpus=gpus,
         explicit_attention=recipe.model.attention == "eager",
+        stack=stack,
     )
     if card is None:
         return question

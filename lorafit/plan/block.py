@@ -101,12 +101,14 @@ class _Player(Operations):
     def flash(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Fused attention on keys and values repeated to all heads: keeps its inputs, output and log-sums."""
         query, key, value = (self.cast(x, self.size) for x in (query, key, value))
-        if key.symbol == "key" and self.tape.widths["key"] < self.tape.widths["query"]:
-            keys, values = self.repeated(key), self.repeated(value)
-        else:
-            keys, values = key, value
-        sums = self.tape.temporary("heads", FLOAT32)
         scratch = [("query", FLOAT32), ("heads", FLOAT32)]
+        keys, values = key, value
+        if key.symbol == "key" and self.tape.widths["key"] < self.tape.widths["query"]:
+            if self.setting.groups:  # the gradients of keys and values are made per head of the queries, then added up
+                scratch.append(("query", 2 * self.size))
+            else:
+                keys, values = self.repeated(key), self.repeated(value)
+        sums = self.tape.temporary("heads", FLOAT32)
         return self.tape.record(
             "query", self.size, [query, keys, values], [query, keys, values, sums], scratch, saves_output=True
         )

@@ -57,7 +57,7 @@ _QWEN3_5_MOE = replace(
 FAMILIES: dict[str, Family] = {
     "llama": _LLAMA,
     "smollm3": _LLAMA,
-    "granite": replace(_LLAMA, scaled_branches=True, scaled_logits=True),
+    "granite": replace(_LLAMA, scaled_branches=True, scaled_embeddings=True, scaled_logits=True),
     "mistral": _MISTRAL,
     "ministral3": _MISTRAL,
     "qwen2": _QWEN2,

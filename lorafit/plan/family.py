@@ -79,6 +79,7 @@ class Family:
     scaled_branches: bool = False
     explicit_attention: bool = False  # soft caps or sinks, which no fused kernel has
     capped_logits: bool = False
+    scaled_embeddings: bool = False  # after the embedding, so that its own output stays too
     scaled_logits: bool = False  # the head is not all there is to the logits
     remote_code: bool = False  # transformers has no class for it: the shape is known, the model cannot be loaded
 

@@ -9,14 +9,13 @@ from lorafit.recipe.optimizers import OPTIMIZERS, SMALLEST_PAGED_VALUES
 from lorafit.recipe.quantization import Bits4, Int8
 from lorafit.recipe.quantization.bits4 import BLOCK_SCALES, BLOCK_VALUES
 
-GRADIENT_BYTES = 4  # trained weights and their gradients are float32
 # per 4-bit linear: tables of 16 and 256 float32 and an offset, each in a block of 512 bytes
 TABLE_BYTES = 512 + 1024 + 512
 
 
 def weights(question: MemoryQuestion) -> list[Component]:
     """The base model as it lies on the card; what is no linear of a layer is never quantised."""
-    shape, size = question.shape, question.weight_bytes
+    shape, size, narrow = question.shape, question.embedding_bytes, question.norm_bytes
     matrices = 1 if shape.tied else 2
     parts = [
         _linears(question),
@@ -29,7 +28,7 @@ def weights(question: MemoryQuestion) -> list[Component]:
             f"{matrices} x {shape.vocab_size:,} vocabulary x {shape.hidden_size:,} hidden x {size} bytes",
         ),
         Component(
-            "norms, biases, routers", shape.other_parameters * size, f"{shape.other_parameters:,} x {size} bytes"
+            "norms, biases, routers", shape.other_parameters * narrow, f"{shape.other_parameters:,} x {narrow} bytes"
         ),
     ]
     return [part for part in parts if part.bytes]
@@ -91,9 +90,10 @@ def adapters(question: MemoryQuestion, trained: int) -> list[Component]:
     return [Component(f"{question.adapter.kind} weights in float32", 4 * trained, f"{trained:,} trained x 4 bytes")]
 
 
-def gradients(trained: int) -> Component:
-    """One float32 number per trained weight."""
-    return Component("gradients", GRADIENT_BYTES * trained, f"{trained:,} trained x {GRADIENT_BYTES} bytes")
+def gradients(question: MemoryQuestion, trained: int) -> Component:
+    """One number per trained weight, as wide as it."""
+    size = question.trained_bytes
+    return Component("gradients", size * trained, f"{trained:,} trained x {size} bytes")
 
 
 def optimizer_states(question: MemoryQuestion, tensors: Counter[int]) -> tuple[list[Component], int]:
@@ -102,10 +102,13 @@ def optimizer_states(question: MemoryQuestion, tensors: Counter[int]) -> tuple[l
     paged = resident = resident_values = 0
     for values, count in tensors.items():
         size = optimizer.state_bytes(values) * count
+        if optimizer.bits == 32:  # torch's moments are as wide as the weights
+            size = size * question.trained_bytes // 4
         if optimizer.paged and values >= SMALLEST_PAGED_VALUES:
             paged += size
         else:
             resident, resident_values = resident + size, resident_values + values * count
-    formula = f"{resident_values:,} trained x 2 moments x {'1 byte, and scales' if optimizer.bits == 8 else '4 bytes'}"
+    each = "1 byte, and scales" if optimizer.bits == 8 else f"{question.trained_bytes} bytes"
+    formula = f"{resident_values:,} trained x 2 moments x {each}"
     states = Component(f"{question.optimizer} states", resident, formula)
     return ([states] if resident else []), paged

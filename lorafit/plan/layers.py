@@ -129,6 +129,7 @@ class ModelShape:
     outer_parameters: int = 0  # final norm, learned positions, bias of the head
     explicit_attention: bool = False  # soft caps or sinks: no fused kernel, every score is written out
     capped_logits: bool = False  # tanh over the logits keeps a copy of them
+    scaled_embeddings: bool = False  # times a number, outside the embedding itself
     scaled_logits: bool = False  # the logits are the head's times a number
     notes: tuple[str, ...] = ()
 

@@ -11,6 +11,7 @@ from itertools import accumulate
 from lorafit.plan import holdings
 from lorafit.plan.passes import Load, Passes, head_backward, head_forward, play_passes
 from lorafit.plan.question import Component, Estimate, MemoryQuestion
+from lorafit.recipe.optimizers import OPTIMIZERS
 from lorafit.recipe.quantization import Unquantized
 
 __all__ = ["Component", "Estimate", "MemoryQuestion", "estimate", "largest_micro_batch"]
@@ -76,19 +77,19 @@ def _moments(question: MemoryQuestion, held: list[Component], trained: int) -> d
     """What is allocated at each moment of a step that may be its peak."""
     played = play_passes(question)
     # with several passes per step, the gradients of one live during the next
-    before = [holdings.gradients(trained)] if question.accumulation else []
+    before = [holdings.gradients(question, trained)] if question.accumulation else []
     kept = _kept(question, played.waiting(len(played.layers)), len(played.layers))
     in_loss, after_loss = head_forward(question, played.stream_bytes), head_backward(question, played.stream_bytes)
     moments = {
         "loss, forward": [*held, *before, kept, *_copies(question, trained), in_loss],
         "loss, backward": [*held, *before, kept, after_loss],
         "backward of a layer": [*held, *_worst_layer(question, played, trained)],
-        "optimizer step": [*held, holdings.gradients(trained)],
+        "optimizer step": [*held, holdings.gradients(question, trained), *_update(question, trained)],
     }
     if question.is_full:
         moments["backward of the head"] = [*held, *before, kept, *_head_gradient(question)]
     if question.gpus > 1:
-        moments["adding up gradients"] = [*held, holdings.gradients(trained), _exchange(trained)]
+        moments["adding up gradients"] = [*held, holdings.gradients(question, trained), _exchange(trained)]
     return moments
 
 
@@ -104,7 +105,11 @@ def _worst_layer(question: MemoryQuestion, played: Passes, trained: int) -> list
     at_work = played.layers[worst].working
     name = "recomputed and in its backward" if question.checkpointing else "in its backward"
     return [
-        Component("gradients", gradients[worst], f"{gradients[worst] // 4:,} so far x 4 bytes"),
+        Component(
+            "gradients",
+            gradients[worst],
+            f"{gradients[worst] // question.trained_bytes:,} so far x {question.trained_bytes} bytes",
+        ),
         _kept(question, played.waiting(worst), worst),
         Component(f"layer {worst}, {name}", at_work.total(tokens), at_work.formula(tokens), passing=True),
     ]
@@ -113,13 +118,13 @@ def _worst_layer(question: MemoryQuestion, played: Passes, trained: int) -> list
 def _gradients_by_layer(question: MemoryQuestion, played: Passes, trained: int) -> list[int]:
     """Bytes of gradients when each layer's backward begins: all of them, or those of the layers above."""
     if question.accumulation:
-        return [4 * trained] * len(played.layers)
+        return [question.trained_bytes * trained] * len(played.layers)
     shape = question.shape
     left = trained - (shape.vocab_size * shape.hidden_size if question.is_full and not shape.tied else 0)
     sizes = []
     for layer in played.layers:
         left -= layer.trained
-        sizes.append(4 * left)
+        sizes.append(question.trained_bytes * left)
     return sizes
 
 
@@ -130,7 +135,7 @@ def _kept(question: MemoryQuestion, waiting: Load, layers: int) -> Component:
 
 def _copies(question: MemoryQuestion, trained: int) -> list[Component]:
     """Autocast's 16-bit copies of trained weights, cached through the forward; without checkpoints layers keep them."""
-    if question.compute_bytes == 4:
+    if not question.copies_weights:
         return []
     head = question.shape.vocab_size * question.shape.hidden_size if question.is_full else 0
     layers = 0
@@ -143,11 +148,20 @@ def _head_gradient(question: MemoryQuestion) -> list[Component]:
     """A trained head: its gradient in 16 bits becomes one in float32, beside the logits' own."""
     shape, size = question.shape, question.compute_bytes
     values = shape.vocab_size * shape.hidden_size
+    both = size + 4 if question.copies_weights else size
     logits = question.target_tokens * shape.vocab_size
     return [
         Component("gradient of the logits", logits * size, f"{logits:,} x {size} bytes"),
-        Component("gradient of the head", values * (size + 4), f"{values:,} x ({size} + 4) bytes"),
+        Component("gradient of the head", values * both, f"{values:,} x {both} bytes"),
     ]
+
+
+def _update(question: MemoryQuestion, trained: int) -> list[Component]:
+    """An optimizer that goes over lists of tensors makes one list as large as the trained weights."""
+    if question.stack is None or question.stack.fused_optimizer or OPTIMIZERS[question.optimizer].bits == 8:
+        return []
+    size = question.trained_bytes
+    return [Component("temporaries of the update", size * trained, f"{trained:,} trained x {size} bytes", passing=True)]
 
 
 def _exchange(trained: int) -> Component:

@@ -22,10 +22,10 @@ class Setting:
     dropout: bool = False
     explicit_attention: bool = False  # every score is written out: soft caps, sinks, `attention: eager`
 
-    @property
-    def autocast(self) -> bool:
-        """Products run in 16 bits though the trained weights have 32."""
-        return self.compute_bytes < FLOAT32
+    autocast: bool = True  # products run in 16 bits whatever their operands are
+    copies: bool = True  # of trained float32 weights in 16 bits
+    norm_bytes: int = 2  # of a weight of the norms
+    groups: bool = False  # the kernel of attention takes grouped keys as they are
 
 
 class Operations:
@@ -72,7 +72,8 @@ class Operations:
     def weighted(self, x: Tensor) -> Tensor:
         """Times the scale of a norm, which keeps x only where that scale is trained."""
         trains = self.setting.full
-        return self.tape.record(x.symbol, x.bytes_each, [x], saved=[x] if trains else [], trains=trains)
+        size = x.bytes_each if trains else max(x.bytes_each, self.setting.norm_bytes)
+        return self.tape.record(x.symbol, size, [x], saved=[x] if trains else [], trains=trains)
 
     def activation(self, x: Tensor, symbol: str, *, composed: bool = False) -> Tensor:
         """An elementwise function, which keeps its input; `composed`: written out in several."""
@@ -130,11 +131,12 @@ class Operations:
 
     def trained_product(self, x: Tensor, symbol: str, values: int) -> Tensor:
         """A product with a trained weight: keeps its input, and autocast's copy of the weight."""
-        narrow = self.cast(x, self.size)
-        copy_bytes = values * self.size if self.setting.autocast else 0
+        size = self.size if self.setting.autocast else x.bytes_each
+        narrow = self.cast(x, size)
+        copy_bytes = values * self.size if self.setting.copies else 0
         copy = self.tape.temporary(CONSTANT, copy_bytes)
         return self.tape.record(
-            symbol, self.size, [narrow], saved=[narrow, copy], scratch=[(CONSTANT, copy_bytes)], trains=True
+            symbol, size, [narrow], saved=[narrow, copy], scratch=[(CONSTANT, copy_bytes)], trains=True
         )
 
     def low_rank(self, x: Tensor, linear: Linear, symbol: str) -> Tensor:

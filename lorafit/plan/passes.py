@@ -1,13 +1,14 @@
 """What comes and goes in a step: the layers' activations, the logits and the loss."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from lorafit.plan.block import play_layer, widths
 from lorafit.plan.layers import Layer
 from lorafit.plan.operations import Setting
 from lorafit.plan.question import Component, MemoryQuestion
+from lorafit.plan.stack import Stack
 from lorafit.plan.tape import Form, Tape
 from lorafit.recipe.adapters import Dora, Full
 from lorafit.recipe.quantization import Bits4, Int8
@@ -71,28 +72,31 @@ def play_passes(question: MemoryQuestion) -> Passes:
     """Play every distinct layer once."""
     targets = {linear.name for linear in question.targets}
     played: dict[tuple[int, frozenset[str], int, bool], tuple[LayerLoad, int]] = {}
-    loads, stream = [], question.weight_bytes
+    loads, stream = [], question.embedding_bytes
     for index, layer in enumerate(question.shape.layers):
         prefix = f"{question.shape.prefix}.{index}."
         adapted = frozenset(linear.name for linear in layer.linears if prefix + linear.name in targets)
         # nothing below the first layer is trained; for recomputation transformers has its input want a gradient too
-        lowest = index == 0 and not question.checkpointing
-        key = (id(layer), adapted, stream, lowest)
+        first = index == 0 and (not question.checkpointing or question.shape.scaled_embeddings)
+        key = (id(layer), adapted, stream, first)
         if key not in played:
-            played[key] = _play(question, layer, adapted, stream, lowest=lowest)
+            played[key] = _play(question, layer, adapted, stream, first=first)
         load, stream = played[key]
         loads.append(load)
     return Passes(loads, stream)
 
 
 def _play(
-    question: MemoryQuestion, layer: Layer, adapted: frozenset[str], stream: int, *, lowest: bool
+    question: MemoryQuestion, layer: Layer, adapted: frozenset[str], stream: int, *, first: bool
 ) -> tuple[LayerLoad, int]:
     width_of = widths(question.shape, layer, question.rank, question.max_length)
     tape = Tape(width_of, question.tokens)
-    memory = play_layer(layer, tape, _setting(question), adapted, input_bytes=stream, lowest=lowest)
+    memory = play_layer(
+        layer, tape, _setting(question), adapted, input_bytes=stream, lowest=first and not question.checkpointing
+    )
     if question.checkpointing:
-        waiting = _load(Form({"hidden": stream}), width_of) + _load(memory.pinned, width_of)
+        inputs = 2 if first else 1  # an embedding that is scaled stays beside what it was scaled to
+        waiting = _load(Form({"hidden": inputs * stream}), width_of) + _load(memory.pinned, width_of)
     else:
         waiting = _load(memory.kept, width_of)
     return LayerLoad(waiting, _load(memory.peak, width_of), _trained(question, layer, adapted)), memory.output_bytes
@@ -108,6 +112,10 @@ def _setting(question: MemoryQuestion) -> Setting:
         full=question.is_full,
         dora=isinstance(question.adapter, Dora),
         dropout=not isinstance(question.adapter, Full) and question.adapter.dropout > 0,
+        autocast=question.autocast,
+        copies=question.copies_weights,
+        norm_bytes=question.norm_bytes if question.stack else question.compute_bytes,
+        groups=question.stack is not None and question.stack.kernel == "flash_attention_2",
         explicit_attention=question.explicit_attention or question.shape.explicit_attention,
     )
 
@@ -130,6 +138,8 @@ def head_forward(question: MemoryQuestion, stream_bytes: int) -> Component:
     """Final norm, logits, their float32 copy and log-softmax: the most that is live while the loss is computed."""
     if question.plain_head:
         return _chunked_head(question, stream_bytes)
+    if question.stack:
+        return _transformers_head(question, question.stack, stream_bytes)
     return _head(question, stream_bytes, "logits and loss", max(question.compute_bytes + FLOAT32, 2 * FLOAT32))
 
 
@@ -137,7 +147,23 @@ def head_backward(question: MemoryQuestion, stream_bytes: int) -> Component:
     """Log-softmax, its gradient and the gradient of the float32 logits."""
     if question.plain_head:
         return _chunked_head(question, stream_bytes)
-    return _head(question, stream_bytes, "logits, loss and their gradients", 3 * FLOAT32)
+    found = _head(question, stream_bytes, "logits, loss and their gradients", 3 * FLOAT32)
+    return _with_head_copy(question, found)
+
+
+def _transformers_head(question: MemoryQuestion, stack: Stack, stream_bytes: int) -> Component:
+    """Beside what the loss makes, the model's frame still holds the last states."""
+    head = _head(question, stream_bytes, "logits and loss", stack.loss_forward_bytes - 2 + question.compute_bytes)
+    size = question.tokens * question.shape.hidden_size * max(question.norm_bytes, question.compute_bytes)
+    return _with_head_copy(question, replace(head, bytes=head.bytes + size))
+
+
+def _with_head_copy(question: MemoryQuestion, head: Component) -> Component:
+    """Autocast takes a float32 head to 16 bits, and its product keeps that copy for the backward."""
+    if not (question.stack and question.autocast and question.embedding_bytes == FLOAT32 and not question.is_full):
+        return head
+    copied = question.shape.vocab_size * question.shape.hidden_size
+    return replace(head, bytes=head.bytes + 2 * copied, formula=f"{head.formula} + {copied:,} of the head x 2")
 
 
 def _chunked_head(question: MemoryQuestion, stream_bytes: int) -> Component:

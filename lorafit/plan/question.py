@@ -5,6 +5,7 @@ from functools import cached_property
 from typing import Literal
 
 from lorafit.plan.layers import Linear, ModelShape
+from lorafit.plan.stack import Stack
 from lorafit.plan.targets import match_targets
 from lorafit.recipe.adapters import Adapter, Full
 from lorafit.recipe.optimizers import OptimizerName
@@ -29,6 +30,7 @@ class MemoryQuestion:
     gpus: int = 1
     explicit_attention: bool = False  # `model.attention: eager`
     full_logits: bool = False  # the loss holds all logits at once, as transformers' own does
+    stack: Stack | None = None  # plain transformers in place of lorafit's own loop
     target_share: float = 1.0  # of the tokens that the loss counts, and that therefore have logits
 
     @property
@@ -43,8 +45,38 @@ class MemoryQuestion:
 
     @property
     def weight_bytes(self) -> int:
-        """Of a base weight that is not quantised; full fine-tuning holds all in float32."""
-        return 4 if self.is_full or self.dtype == "float32" else 2
+        """Of a base weight that is not quantised; full fine-tuning holds all in float32, but under transformers."""
+        return 4 if (self.is_full and self.stack is None) or self.dtype == "float32" else 2
+
+    @property
+    def norm_bytes(self) -> int:
+        """Of a weight of the norms."""
+        return 4 if self._upcast != "none" else self.weight_bytes
+
+    @property
+    def embedding_bytes(self) -> int:
+        """Of a weight of the embedding, of the head, and of whatever else is not quantised."""
+        return 4 if self._upcast == "all" else self.weight_bytes
+
+    @property
+    def _upcast(self) -> str:
+        quantized = not isinstance(self.quantization, Unquantized)
+        return self.stack.upcast if self.stack and quantized else "none"
+
+    @property
+    def trained_bytes(self) -> int:
+        """Of a trained weight, and of its gradient: float32, but for full fine-tuning under transformers."""
+        return self.weight_bytes if self.is_full else 4
+
+    @property
+    def autocast(self) -> bool:
+        """Products run in 16 bits whatever their operands are."""
+        return self.compute_bytes == 2 and (self.stack is None or self.stack.amp)
+
+    @property
+    def copies_weights(self) -> bool:
+        """Autocast keeps 16-bit copies of trained weights."""
+        return self.autocast and self.trained_bytes == 4
 
     @property
     def compute_bytes(self) -> int:
@@ -59,7 +91,9 @@ class MemoryQuestion:
     @property
     def plain_head(self) -> bool:
         """The head is frozen and all there is to the logits, so that they are made a chunk at a time."""
-        return not (self.full_logits or self.is_full or self.shape.capped_logits or self.shape.scaled_logits)
+        return not (
+            self.stack or self.full_logits or self.is_full or self.shape.capped_logits or self.shape.scaled_logits
+        )
 
     @property
     def method(self) -> str:

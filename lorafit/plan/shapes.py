@@ -72,6 +72,7 @@ def _shape(config: Mapping[str, object], name: str) -> ModelShape:
         outer_parameters=family.outer_parameters(keys),
         explicit_attention=family.explicit_attention,
         capped_logits=family.capped_logits,
+        scaled_embeddings=family.scaled_embeddings,
         scaled_logits=family.scaled_logits,
     )
     keys.done()

@@ -12,6 +12,8 @@ from lorafit.plan.find_shape import find_shape
 from lorafit.plan.memory import estimate
 from lorafit.plan.question import Estimate, MemoryQuestion
 from lorafit.plan.shapes import NamedShape
+from lorafit.plan.stack import Stack, find_stack
+from lorafit.recipe.quantization import Unquantized
 from lorafit.recipe.schema import Recipe
 
 Verdict = Literal["fits", "tight", "does not fit"]
@@ -75,6 +77,7 @@ class Answer:
             "context_bytes": found.context_bytes,
             "phases": found.phases,
             "assumptions": self.assumptions,
+            "engine": self.question.stack.name if self.question.stack else "lorafit",
             "alternatives": self.model.alternatives,
             "exact": self.exact.as_json(found.peak_bytes) if self.exact else None,
         }
@@ -109,6 +112,8 @@ def answer(
     micro_batch_size: int | None,
     gpus: int,
     gpu: str | None,
+    engine: str = "lorafit",
+    upcast: str | None = None,
 ) -> Answer:
     """Estimate for a recipe, or for a model's name; options take the place of the recipe's settings.
 
@@ -130,7 +135,9 @@ def answer(
     )
     name = model or base.model.path
     found = find_shape(name, None if model else base.model.revision)
-    question = ask(asked, found.shape, gpus, card)
+    attention = asked.model.attention
+    stack = find_stack(engine, upcast, "sdpa" if attention == "auto" else attention)
+    question = ask(asked, found.shape, gpus, card, stack)
     result = estimate(question)
     return Answer(
         asked=name,
@@ -158,6 +165,16 @@ def _fit(question: MemoryQuestion, result: Estimate, card: Card) -> Fit:
     )
 
 
+def _assumed_of(question: MemoryQuestion, stack: Stack) -> list[str]:
+    """What plain transformers does, where it is not as lorafit does it."""
+    updates = "in place" if stack.fused_optimizer else "over lists of tensors"
+    said = [f"{stack.name}: the Trainer with bf16 autocast, adapters in float32, all logits at once, AdamW {updates}"]
+    if not isinstance(question.quantization, Unquantized):
+        kept = {"none": "nothing", "norms": "the norms", "all": "norms, embedding and head"}[stack.upcast]
+        said.append(f"before training {kept} turned to float32 (--upcast {stack.upcast}; PEFT's own default is all)")
+    return said
+
+
 def _assumptions(recipe: Recipe, question: MemoryQuestion, card: Card | None) -> list[str]:
     """What the answer takes for granted."""
     length = question.max_length
@@ -171,6 +188,8 @@ def _assumptions(recipe: Recipe, question: MemoryQuestion, card: Card | None) ->
     if recipe.training.micro_batch_size == "auto":
         because = "the most that fit" if card else "name a card with --gpu for the most that fit"
         said.append(f"micro_batch_size auto is {question.micro_batch_size}: {because}")
+    if question.stack:
+        said += _assumed_of(question, question.stack)
     if question.gpus > 1:
         said.append(f"each of {question.gpus} GPUs holds the whole model; gradients are added up between them")
     return [*said, *question.shape.notes]

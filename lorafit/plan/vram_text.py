@@ -63,16 +63,17 @@ def _setting(question: "MemoryQuestion") -> str:
     base: str = question.dtype if isinstance(quantization, Unquantized) else quantization.kind
     if isinstance(quantization, Bits4) and quantization.double_quant:
         base += " doubly quantised"
-    adapter = "all weights, in float32"
+    adapter = f"all weights, in {'float32' if question.trained_bytes == 4 else question.dtype}"
     if not isinstance(question.adapter, Full):
         targets = question.adapter.target_modules
         where = targets if isinstance(targets, str) else f"{len(question.targets)} layers"
         adapter = f"rank {question.rank} on {where}, base in {base}"
     rows = "1 row" if question.micro_batch_size == 1 else f"{question.micro_batch_size} rows"
     recompute = "every layer recomputed" if question.checkpointing else "activations kept"
+    engine = f" by {question.stack.name}" if question.stack else ""
     cards = "" if question.gpus == 1 else f", on each of {question.gpus} GPUs"
     return (
-        f"{question.method}: {adapter}; {rows} of {question.max_length:,} tokens a pass, {recompute}, "
+        f"{question.method}{engine}: {adapter}; {rows} of {question.max_length:,} tokens a pass, {recompute}, "
         f"{question.optimizer}{cards}"
     )
 

@@ -1,0 +1,95 @@
+"""Plain transformers in place of lorafit: against traces of its real step, and against what cards have shown."""
+
+import csv
+import os
+import statistics
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lorafit.errors import RecipeError
+from lorafit.plan.ask import ask, default_recipe, with_options
+from lorafit.plan.memory import estimate
+from lorafit.plan.question import MemoryQuestion
+from lorafit.plan.shapes import shape_by_name
+from lorafit.plan.stack import Stack, Upcast, find_stack
+from lorafit.plan.vram import answer
+from lorafit.recipe.adapters import Full
+from scripts.vram_accuracy import compared
+
+GIB = 2**30
+SHARED = Path(os.environ.get("LORAFIT_SHARED", Path(__file__).parents[3].with_name("shared")))
+MEASURED = SHARED / "data/vram/measured.csv"
+
+
+def question(model: str, method: str, upcast: Upcast, rows: int, length: int, *, kept: bool = False) -> MemoryQuestion:
+    recipe = with_options(
+        default_recipe(model, method),
+        method=method,
+        rank=16,
+        target_modules=None,
+        max_length=length,
+        micro_batch_size=rows,
+    )
+    found = ask(recipe, shape_by_name(model).shape, 1, None, Stack((5, 23), upcast, kernel="flash_attention_2"))
+    return replace(found, optimizer="adamw", accumulation=False, checkpointing=not kept)
+
+
+# GiB, from fake-tensor traces of transformers 5.23 with PEFT 0.21 and bitsandbytes 0.50: rank 16 on all linears
+TRACED = [
+    (question("llama-3.1-8b", "qlora", "none", 1, 2048), 9.25),
+    (question("llama-3.1-8b", "qlora", "norms", 1, 2048), 9.73),
+    (question("llama-3.1-8b", "qlora", "all", 1, 2048), 12.68),
+    (question("llama-3.1-8b", "lora", "none", 1, 2048), 18.89),
+    (question("llama-3.1-8b", "qlora", "none", 4, 2048), 19.65),
+    (question("llama-3.1-8b", "qlora", "none", 4, 2048, kept=True), 62.69),
+    (question("llama-3.1-70b", "qlora", "none", 1, 1024), 42.03),
+    (question("llama-3.1-70b", "qlora", "all", 1, 1024), 49.17),
+    (question("qwen3-8b", "qlora", "none", 1, 2048), 10.22),
+]
+
+
+@pytest.mark.parametrize(("asked", "gibibytes"), TRACED)
+def test_it_is_what_a_trace_of_the_real_step_gives(asked: MemoryQuestion, gibibytes: float) -> None:
+    assert estimate(asked).peak_bytes / GIB == pytest.approx(gibibytes, rel=0.002)
+
+
+@pytest.mark.skipif(not MEASURED.exists(), reason="no measurements beside the checkout: set LORAFIT_SHARED")
+def test_it_is_what_cards_have_shown() -> None:
+    with MEASURED.open(encoding="utf-8", newline="") as lines:
+        errors = [abs(each.error) for each in compared(list(csv.DictReader(lines)))]
+    assert len(errors) >= 17
+    assert statistics.median(errors) <= 0.001
+    assert max(errors) <= 0.005
+
+
+def test_the_loss_of_each_version() -> None:
+    sizes = {(4, 45, 2): 12, (4, 46): 14, (4, 48, 1): 14, (4, 49): 10, (4, 57, 6): 10, (5, 23): 10}
+    assert {version: Stack(version).loss_forward_bytes for version in sizes} == sizes
+
+
+def test_full_fine_tuning_is_in_the_dtype_of_the_base() -> None:
+    """Weights, gradients, two moments, and before version 5 a list of temporaries: five times 2 bytes."""
+    asked = replace(question("mistral-7b", "lora", "none", 1, 256), adapter=Full(), stack=Stack((4, 48, 1)))
+    assert estimate(asked).peak_phase == "optimizer step"
+    assert estimate(asked).peak_bytes == pytest.approx(10 * asked.shape.total_parameters, rel=0.001)
+
+
+def test_engines_as_people_type_them() -> None:
+    assert find_stack("lorafit", None, "sdpa") is None
+    assert find_stack("transformers", None, "sdpa") == Stack()
+    assert find_stack("Transformers@4.48.1", "all", "eager") == Stack((4, 48, 1), "all", kernel="eager")
+    for engine, upcast in (("trl", None), ("transformers@", None), ("transformers@4.2", None), ("lorafit", "all")):
+        with pytest.raises(RecipeError):
+            find_stack(engine, upcast, "sdpa")
+    with pytest.raises(RecipeError, match="did you mean norms"):
+        find_stack("transformers", "norm", "sdpa")
+
+
+def test_the_answer_says_which_engine() -> None:
+    options = {"rank": None, "target_modules": None, "max_length": None, "micro_batch_size": None, "gpus": 1}
+    found = answer(None, model="8b", method="qlora", gpu=None, engine="transformers@4.48.1", upcast="all", **options)  # type: ignore[arg-type]
+    assert found.as_json()["engine"] == "transformers@4.48.1"
+    assert "qlora by transformers@4.48.1" in found.as_text()
+    assert any("--upcast all" in line for line in found.assumptions)
