@@ -3,6 +3,7 @@
 A template comes with a model from wherever that came from, and it is a program: it may loop, and it may grow.
 """
 
+import os
 import resource
 import signal
 import sys
@@ -10,7 +11,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -24,13 +24,13 @@ RENDER_CHARACTERS = 1_000_000  # more only for a conversation that is long itsel
 _MEMORY_BYTES = 1 << 30  # what a render may add to the process
 _NUMBER_BITS = 4096
 _PAGE_BYTES = resource.getpagesize()
-_COUNTS = Path("/proc/self/statm")
 
 
 class _OutOfTime(BaseException):
     """Not an Exception, so that nothing between a template and `limits` takes it for its own."""
 
 
+@lru_cache(maxsize=32)
 def compiled(source: str) -> "Template":
     """Compile a template as transformers does, but with products and powers that are bounded.
 
@@ -92,11 +92,14 @@ def _refusal(what: str) -> SafetyRefusal:
 def limits() -> Iterator[None]:
     """Stop what runs too long or takes too much memory. Raises SafetyRefusal.
 
-    Signals reach the main thread only; in another there is no limit of time.
+    Signals reach the main thread only, and limits of memory hold for the process: another thread has neither.
     """
-    timed = threading.current_thread() is threading.main_thread()
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     memory = _limit_memory()
-    before = _start_clock() if timed else None
+    _Limited.now = True
+    _start_clock()
     try:
         yield
     except _OutOfTime:
@@ -104,21 +107,29 @@ def limits() -> Iterator[None]:
     except MemoryError:
         raise _refusal("it needs too much memory") from None
     finally:
-        if timed:
-            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-            signal.signal(signal.SIGVTALRM, before)
+        _Limited.now = False
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         if memory is not None:
             resource.setrlimit(resource.RLIMIT_AS, memory)
 
 
-def _start_clock() -> Any:
-    before = signal.signal(signal.SIGVTALRM, _stop)
+class _Limited:
+    """Whether limits hold, and whether the signal that tells the time is ours yet."""
+
+    now = False
+    listening = False
+
+
+def _start_clock() -> None:
+    if not _Limited.listening:
+        signal.signal(signal.SIGVTALRM, _stop)
+        _Limited.listening = True
     signal.setitimer(signal.ITIMER_VIRTUAL, RENDER_SECONDS)
-    return before
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:
-    raise _OutOfTime
+    if _Limited.now:
+        raise _OutOfTime
 
 
 def _limit_memory() -> tuple[int, int] | None:
@@ -126,8 +137,9 @@ def _limit_memory() -> tuple[int, int] | None:
     if sys.platform != "linux":
         return None
     with suppress(OSError, ValueError):
-        with _COUNTS.open("rb", buffering=0) as counts:
-            taken = int(counts.read(64).split()[0]) * _PAGE_BYTES
+        counts = os.open("/proc/self/statm", os.O_RDONLY)
+        taken = int(os.read(counts, 64).split(b" ", 1)[0]) * _PAGE_BYTES
+        os.close(counts)
         soft, hard = resource.getrlimit(resource.RLIMIT_AS)
         wanted = taken + _MEMORY_BYTES
         if soft == resource.RLIM_INFINITY or wanted < soft:

@@ -59,6 +59,7 @@ class SkeletonMaker:
     def __init__(self, template: ChatTemplate, markers: Markers) -> None:
         self.template, self.markers = template, markers
         self._known: dict[str, Skeleton] = {}
+        self._open: bool | None = None
 
     def of(self, blanked: Blanked, tools: Sequence[Mapping[str, Any]] | None) -> Skeleton:
         """Give the skeleton of a conversation.
@@ -69,8 +70,20 @@ class SkeletonMaker:
         if key not in self._known:
             if len(self._known) >= 4096:  # shapes with tools in them may be as many as rows
                 self._known.clear()
-            self._known[key] = _Reading(self.template, self.markers, blanked, tools).skeleton()
+            reading = _Reading(self.template, self.markers, blanked, tools, self._leaves_open())
+            self._known[key] = reading.skeleton()
         return self._known[key]
+
+    def _leaves_open(self) -> bool:
+        """Say whether the template puts nothing behind a plain answer that nothing follows."""
+        if self._open is None:
+            answer = "Qz1t1zQ"
+            chat = [{"role": "user", "content": "Qz0t0zQ"}, {"role": "assistant", "content": answer}]
+            try:
+                self._open = not _after(self.template.render(chat), answer).strip()
+            except (TemplateRefusal, Unmaskable):
+                self._open = False
+        return self._open
 
 
 class _Reading:
@@ -82,17 +95,19 @@ class _Reading:
         markers: Markers,
         blanked: Blanked,
         tools: Sequence[Mapping[str, Any]] | None,
+        leaves_open: bool,
     ) -> None:
         self.template, self.markers, self.messages, self.tools = template, markers, blanked.messages, tools
+        self.leaves_open, self.added = leaves_open, ""
         self.full, self.marks = template.render(self.messages, tools), template.marks(self.messages, tools)
         self.pieces, self.blanks = BLANK.split(self.full), BLANK.findall(self.full)
         _check_texts(blanked, self.blanks)
         check_writing("".join(self.pieces), template.source + blanked.key(tools))
 
     def skeleton(self) -> Skeleton:
-        added = self._left_open()
-        self.full += added
-        self.pieces[-1] += added
+        self.added = self._left_open()
+        self.full += self.added
+        self.pieces[-1] += self.added
         turns: dict[int, Turn | Unmaskable] = {}
         for number, message in enumerate(self.messages):
             if message["role"] == "assistant":
@@ -100,7 +115,7 @@ class _Reading:
                     turns[number] = self._turn(number)
                 except Unmaskable as reason:
                     turns[number] = reason
-        return Skeleton(self.pieces, self.blanks, turns, added)
+        return Skeleton(self.pieces, self.blanks, turns, self.added)
 
     def _turn(self, number: int) -> Turn:
         prompt = self.template.render(self.messages[:number], self.tools, generation_prompt=True)
@@ -128,7 +143,9 @@ class _Reading:
             return asked
         shared = self.markers.whole(_shared_start(asked, written), written)
         if is_last or not shared:
-            raise Unmaskable(f"it asks for an answer with {asked[-50:]!r}, but writes one after {written[-50:]!r}")
+            place = max(len(_shared_start(asked, written)) - 20, 0)
+            there = f"{asked[place : place + 60]!r}, but writes one after {written[place : place + 60]!r}"
+            raise Unmaskable(f"it asks for an answer with {there}")
         return shared
 
     def _opener(self, number: int, prompt: str) -> str:
@@ -138,28 +155,55 @@ class _Reading:
 
     def _ending(self, number: int, anchor: str, skip: int, opener: str) -> str:
         gap = _after(self.full, anchor)[skip:]
+        if self._is_last(number) and self.added:
+            return gap
         if self._is_last(number):
             closing, following = gap, self._followed(anchor, skip)
         else:
             alone = self.template.render(self.messages[: number + 1], self.tools)
             closing, following = _after(alone, anchor)[skip:], gap
+        self._check_closed(number, anchor, closing.rstrip())
         ending = self.markers.ending(gap, closing, following, opener)
-        if not closing.strip() and following is not None:
-            ending = self.markers.left_open(self._asked_again(number, anchor, skip), following)
+        if following is not None and self._stays_open(closing):
+            ending = self._open_ending(number, anchor, skip, closing.rstrip(), following)
         if not ending or not gap.startswith(ending):
             raise Unmaskable(f"it does not end an answer with a token for that (but with {gap[:40]!r})")
         return ending
 
+    def _check_closed(self, number: int, anchor: str, closing: str) -> None:
+        """Some templates end a tool call only if there is a text beside it."""
+        message = self.messages[number]
+        if not message.get("tool_calls") or message.get("content"):
+            return
+        text = f"Qz{number}t9999zQ"
+        try:
+            spoken = self.template.render([*self.messages[:number], {**message, "content": text}], self.tools)
+        except TemplateRefusal:
+            return
+        other = spoken[spoken.find(anchor) + len(anchor) :].replace(text, "").rstrip()
+        if other != closing and other.startswith(closing):
+            raise Unmaskable("it does not end a tool call without a text beside it")
+
     def _left_open(self) -> str:
         """Give what ends the last turn where the template writes that only when something follows."""
-        last = len(self.messages) - 1
-        if not self.blanks or message_of(self.blanks[-1]) != last or self.pieces[-1].strip():
+        last, tail = len(self.messages) - 1, self.pieces[-1]
+        if not self.blanks or message_of(self.blanks[-1]) != last or not self._stays_open(tail):
             return ""
         following = self._followed(self.blanks[-1], 0)
-        if following is None or not following.startswith(self.pieces[-1]):
+        if following is None or not following.startswith(tail):
             return ""
-        ending = self.markers.left_open(self._asked_again(last, self.blanks[-1], 0), following)
-        return ending[len(self.pieces[-1]) :]
+        return self._open_ending(last, self.blanks[-1], 0, tail.rstrip(), following)[len(tail) :]
+
+    def _stays_open(self, closing: str) -> bool:
+        """Say whether a turn with this behind it is not ended: it says nothing, or only ends a tool call."""
+        return not closing.strip() or self.leaves_open
+
+    def _open_ending(self, number: int, anchor: str, skip: int, said: str, following: str) -> str:
+        again = self._asked_again(number, anchor, skip)
+        if not following.startswith(said) or not again.startswith(said):
+            return ""
+        ending = self.markers.left_open(again[len(said) :], following[len(said) :])
+        return said + ending if ending else ""
 
     def _asked_again(self, number: int, anchor: str, skip: int) -> str:
         """Give what follows a turn when another answer is asked for at once."""

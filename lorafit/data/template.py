@@ -95,9 +95,11 @@ class ChatTemplate:
     ) -> _Result:
         from jinja2.exceptions import SecurityError, TemplateSyntaxError
 
+        # as transformers does: a null is a key that is not there
+        present = [{key: value for key, value in message.items() if value is not None} for message in messages]
         variables = {
             **self.variables,
-            "messages": aliased([dict(message) for message in messages]),
+            "messages": aliased(present),
             "tools": None if tools is None else list(tools),
             "documents": None,
             "add_generation_prompt": generation_prompt,

@@ -15,6 +15,7 @@ _SHAREGPT_ROLES = {
     "function_call": "assistant",
     "observation": "tool",
 }
+_PART_TYPES = "text, reasoning, thinking, tool_call"
 
 
 def parse_messages(value: Any, what: str) -> list[Message]:
@@ -44,7 +45,10 @@ def _message(item: dict[str, Any]) -> Message:
         raise RowFault(f"the {role}'s turn is marked train: true; only answers are trained", "E3-ROW-TRAIN")
     if role == "function_call":
         return Message("assistant", None, train, {"tool_calls": _calls(text(item, content))})
-    extras = {key: value for key, value in item.items() if key not in (speaker, content, "train")}
+    extras = {key: value for key, value in item.items() if key not in (speaker, content, "train") and value is not None}
+    if isinstance(item.get(content), list):
+        said, found = _parts(item[content])
+        return Message(known[role], said, train, {**extras, **found})
     return Message(known[role], _content(item, content, extras), train, extras)
 
 
@@ -56,6 +60,35 @@ def _content(item: dict[str, Any], name: str, extras: dict[str, Any]) -> str | N
     if name not in item:
         raise RowFault(f'a message has no "{name}"', "E3-ROW-MISSING", f"its fields are {quoted(item)}")
     return text_value(item[name], f'"{name}" of a message')
+
+
+def _parts(value: Any) -> tuple[str | None, dict[str, Any]]:
+    """Read content given in parts: what it says, and (as extras) what was thought and called."""
+    said: list[str] = []
+    thought: list[str] = []
+    calls: list[dict[str, Any]] = []
+    for part in list_of_objects(value, '"content" of a message'):
+        kind = part.get("type")
+        if kind == "text":
+            said.append(_part(part))
+        elif kind in ("reasoning", "thinking"):
+            thought.append(_part(part))
+        elif kind == "tool_call":
+            calls += _calls(_part(part))
+        else:
+            raise RowFault(f"a part of a message is of type {kind!r}", "E3-ROW-PART", f"the types are {_PART_TYPES}")
+    extras: dict[str, Any] = {"reasoning_content": "".join(thought)} if thought else {}
+    if calls:
+        extras["tool_calls"] = calls
+    return "".join(said) if said or not calls else None, extras
+
+
+def _part(part: dict[str, Any]) -> str:
+    """Give the text of a part, which writers keep under the type's own name or under "value"."""
+    names = [name for name in (part["type"], "text", "value") if name in part]
+    if not names:
+        raise RowFault("a part of a message has no text", "E3-ROW-MISSING", f"its fields are {quoted(part)}")
+    return text_value(part[names[0]], f'"{names[0]}" of a part')
 
 
 def _calls(value: str) -> list[dict[str, Any]]:

@@ -50,7 +50,7 @@ _TWO = [user("asked one"), said("said one"), user("asked two"), said("said two")
 PLAIN: dict[str, Fields] = {
     "one turn": {"messages": [user("asked one"), said("said one")]},
     "two turns": {"messages": _TWO},
-    "many turns": {"messages": [turn for n in range(5) for turn in (user(f"asked {n}"), said(f"said {n}"))]},
+    "many turns": {"messages": [turn for n in range(4) for turn in (user(f"asked {n}"), said(f"said {n}"))]},
     "the same again": {"messages": [user("asked one"), said("said one"), user("asked one"), said("said one")]},
     "spaces": {"messages": [user("  asked one \n"), said("\n said one \n\n"), user("\tasked two"), said(" said two ")]},
     "unicode": {
@@ -62,7 +62,7 @@ PLAIN: dict[str, Fields] = {
             said("said no<|im_end|></s> twice"),
         ]
     },
-    "long": {"messages": [user("asked " * 3000), said("said " * 3000 + "so")]},
+    "long": {"messages": [user("asked " * 300), said("said " * 300 + "so")]},
 }
 SYSTEM: dict[str, Fields] = {
     "system": {"messages": [turn("system", "asked zero"), *_TWO]},
