@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 
 from lorafit.data import files
 from lorafit.data.faults import DamagedFile
@@ -19,14 +20,19 @@ class RemoteFile:
     """A file of rows behind a URL."""
 
     system: Any  # fsspec's file system
-    path: PurePosixPath
+    place: str  # as that file system names it
     url: str
+
+    @property
+    def path(self) -> PurePosixPath:
+        """Give the path, of which the last part is the file's name: without the query of a web address."""
+        return PurePosixPath(urlsplit(self.place).path if _is_web(self.url) else self.place)
 
     @contextmanager
     def opened(self) -> Iterator[tuple[io.BufferedReader, int]]:
         """Open the file; give its bytes and how many there are."""
         with _failures_named(self.url):
-            size, raw = int(self.system.size(str(self.path)) or 0), self.system.open(str(self.path), "rb")
+            size, raw = int(self.system.size(self.place) or 0), self.system.open(self.place, "rb")
         with raw:
             yield io.BufferedReader(_Guarded(raw), BUFFER_BYTES), size
 
@@ -34,7 +40,7 @@ class RemoteFile:
         """Name the state of the file, so that a change can be noticed."""
         with _failures_named(self.url):
             self.system.invalidate_cache()
-            return str(self.system.ukey(str(self.path)))
+            return str(self.system.ukey(self.place))
 
 
 def find(url: str, split: str, default_split: str) -> list[RemoteFile]:
@@ -43,18 +49,24 @@ def find(url: str, split: str, default_split: str) -> list[RemoteFile]:
     Raises DataError when nothing is there, MachineError when a package for the protocol is missing.
     """
     system, place = _system(url)
-    protocol = url.partition("://")[0]
     with _failures_named(url):
-        if files.is_pattern(place) and not system.exists(place):
-            chosen = files.of_pattern(_paths(system.glob(place)), url, split, default_split)
-        elif system.isdir(place):
-            chosen = files.of_folder(_paths(system.find(place)), url, split, default_split)
-        elif system.exists(place):
+        if _is_web(url) or (system.exists(place) and not system.isdir(place)):
+            if not system.exists(place):
+                raise FileNotFoundError
             files.of_file(url, split, default_split)
-            return [RemoteFile(system, PurePosixPath(place), url)]
+            return [RemoteFile(system, place, url)]
+        if system.isdir(place):
+            chosen = files.of_folder(_paths(system.find(place)), url, split, default_split)
+        elif files.is_pattern(place):
+            chosen = files.of_pattern(_paths(system.glob(place)), url, split, default_split)
         else:
-            raise DataError("there is no such file or folder", where=url, code="E3-NO-FILE")
-    return [RemoteFile(system, path, f"{protocol}://{str(path).lstrip('/')}") for path in chosen]
+            raise FileNotFoundError
+    protocol = url.partition("://")[0]
+    return [RemoteFile(system, str(path), f"{protocol}://{str(path).lstrip('/')}") for path in chosen]
+
+
+def _is_web(url: str) -> bool:
+    return url.startswith(("http://", "https://"))
 
 
 def _paths(names: list[str]) -> list[PurePosixPath]:

@@ -57,7 +57,9 @@ def test_named_columns_are_read_as_strictly_and_in_the_words_of_the_file(tmp_pat
 
 
 def test_a_column_that_is_not_there_names_the_nearest(tmp_path: Path) -> None:
-    said = refused(tmp_path, [{"question": "q", "answer": "a"}], columns={"prompt": "questions", "completion": "answer"})
+    said = refused(
+        tmp_path, [{"question": "q", "answer": "a"}], columns={"prompt": "questions", "completion": "answer"}
+    )
     assert 'did you mean "question"?' in said
     assert "E3-COLUMNS" in said
 

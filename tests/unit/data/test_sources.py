@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lorafit.data import json_files
+from lorafit.data import json_files, remote
 from lorafit.data.faults import ReadLog
 from lorafit.data.rows import check_rows, local_files, read_rows
 from lorafit.errors import DataError, LorafitError, MachineError
@@ -232,6 +232,36 @@ def test_a_protocol_whose_package_is_missing(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(sys.modules, "s3fs", None)
     with pytest.raises(MachineError, match=r"Install s3fs .*E5-NO-FSSPEC"):
         read("s3://bucket/rows.jsonl")
+
+
+def test_a_web_address_is_one_file_whatever_its_query(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    class Web:
+        """Stands for fsspec's file system of the web, which names a file by its whole address."""
+
+        def exists(self, place: str) -> bool:
+            asked.append(place)
+            return "none" not in place
+
+        def size(self, place: str) -> None:  # a server need not say
+            asked.append(place)
+
+        def open(self, place: str, mode: str) -> io.BytesIO:
+            asked.append(place)
+            return io.BytesIO(GOOD)
+
+        def invalidate_cache(self) -> None: ...
+
+        def ukey(self, place: str) -> str:
+            return place
+
+    monkeypatch.setattr(remote, "_system", lambda url: (Web(), url))
+    url = "https://example.org/a/rows.jsonl?download=true"
+    assert read(url)[0] == [{"text": "a"}]
+    assert set(asked) == {url}
+    with pytest.raises(DataError, match="E3-NO-FILE"):
+        read("https://example.org/none.jsonl")
 
 
 def test_a_file_url_is_a_file(tmp_path: Path) -> None:
