@@ -157,7 +157,7 @@ BAD: list[tuple[FormatName, dict[str, Any], str, str]] = [
     ("chat", chat(USER, {"role": "assistant", "content": None}), "E3-ROW-NULL", "null"),
     ("chat", chat(USER, {"role": "assistant", "content": " "}), "E3-ROW-EMPTY", "assistant's turn is empty"),
     ("chat", chat({"role": "user", "content": ""}, ANSWER), "E3-ROW-EMPTY", "user's turn is empty"),
-    ("chat", chat(USER, {"role": "assistant", "content": [{"type": "text"}]}), "E3-ROW-TYPE", "a list"),
+    ("chat", chat(USER, {"role": "assistant", "content": [{"type": "text"}]}), "E3-ROW-MISSING", "part"),
     ("chat", chat(USER, {"role": "assistant", "content": {"a": 1}}), "E3-ROW-TYPE", "an object"),
     ("chat", chat(USER, {**ANSWER, "train": "yes"}), "E3-ROW-TYPE", "true or false"),
     ("chat", chat({**USER, "train": True}, ANSWER), "E3-ROW-TRAIN", "only answers"),
