@@ -25,6 +25,8 @@ class Piece:
 
 def visible(text: str) -> str:
     """Write a text so that every character can be seen, and none is obeyed; a line still ends where it ends."""
+    if not text.strip(_JOINERS):  # a joiner with nothing to join
+        return "".join(map(_spelled, text))
     return "".join(_SHOWN_AS.get(character) or _plain(character) for character in text)
 
 
@@ -35,7 +37,11 @@ def printable(text: str) -> str:
 
 def _plain(character: str) -> str:
     hidden = unicodedata.category(character) in _INVISIBLE and character not in _JOINERS
-    return f"⟨U+{ord(character):04X}⟩" if hidden else character
+    return _spelled(character) if hidden else character
+
+
+def _spelled(character: str) -> str:
+    return f"⟨U+{ord(character):04X}⟩"
 
 
 def pieces(

@@ -141,17 +141,28 @@ def look(recipe: Recipe, count: int, place: str | None = None) -> Preview:
 
 def _at(place: str, data: PreparedData, trained: NDArray[np.int64]) -> int:
     """Find the row at `file:line`; the file may be named without its folder."""
-    for number in trained.tolist():
-        if _means(place, shown_place(data.train, number)):
-            return int(number)
-    held_out = data.validation
-    if held_out is not None and any(_means(place, shown_place(held_out, n)) for n in range(len(held_out))):
-        raise DataError("the row is held out for validation, not trained", where=place, code="E3-NO-ROW")
+    found = _find(place, data.train, trained)
+    if found is not None:
+        return found
     for bad in (row for source in data.report.sources for row in source.bad_rows):
         if _means(place, bad.where):
             raise DataError(f"the row is left out: {bad.reason}", where=bad.where, code=bad.code)
     fix = "give a place as preview writes it, such as train.jsonl:12"
-    raise DataError("no trained row stands there", where=place, fix=fix, code="E3-NO-ROW")
+    raise DataError(_absence(place, data), where=place, fix=fix, code="E3-NO-ROW")
+
+
+def _absence(place: str, data: PreparedData) -> str:
+    """Say why no trained row stands at a place, as far as is known."""
+    if data.validation is not None and _find(place, data.validation, np.arange(len(data.validation))) is not None:
+        return "the row is held out for validation, not trained"
+    if _find(place, data.train, np.arange(len(data.train))) is not None:
+        return "the weight of its source leaves the row out"
+    dropped = data.report.counts.dropped
+    return "no trained row stands there" + (f"; {dropped:,} rows were dropped for their length" if dropped else "")
+
+
+def _find(place: str, rows: TokenRows, among: NDArray[np.int64]) -> int | None:
+    return next((n for n in among.tolist() if _means(place, shown_place(rows, n))), None)
 
 
 def _means(asked: str, place: str) -> bool:

@@ -100,6 +100,10 @@ def test_a_row_that_is_trained_twice_is_shown_once_with_both_packs(
     shares = look(loaded.recipe, 0).mix()
     assert [(Path(share.path).name, share.rows) for share in shares] == [("a.jsonl", 12), ("b.jsonl", 4)]
     shown = previewed(loaded)
+    lines_of_b = {row.source.rpartition(":")[2] for row in look(loaded.recipe, ALL).rows() if "b.jsonl" in row.source}
+    (left_out, *_) = sorted(set("12345678") - lines_of_b)
+    with pytest.raises(DataError, match="the weight of its source leaves the row out"):
+        look(loaded.recipe, 1, f"b.jsonl:{left_out}")
     assert sum(share.tokens for share in shares) == sum(len(ids) * times for (ids, _), times in shown.items())
     assert sorted(shown.values()) == [1] * 4 + [2] * 6
     assert shown == consumed(loaded, monkeypatch, tmp_path)

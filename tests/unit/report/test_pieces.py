@@ -33,6 +33,7 @@ def test_escapes_are_spelled_out() -> None:
     assert visible("a b\tc\nd\r") == "a·b⇥c↵\nd⟨U+000D⟩"
     assert visible("\u202eevil\u00a0") == "⟨U+202E⟩evil⟨U+00A0⟩"
     assert visible("שלום") == "שלום"
+    assert (visible("\u200d"), visible("👩\u200d👧")) == ("⟨U+200D⟩", "👩\u200d👧")
 
 
 @given(st.text(min_size=1), st.data())
