@@ -19,10 +19,13 @@ class FlatBatch:
     position_ids: NDArray[np.int64]  # [S], from 0 in each document
     labels: NDArray[np.int64]  # [S], -100 where nothing is trained and at the start of each document
     lengths: list[int]  # of the documents; their sum is S
+    classes: NDArray[np.int64] | None = None  # [documents]: the class of each, under a head
 
     @property
     def target_tokens(self) -> int:
-        """Give how many tokens the loss counts."""
+        """Give how many targets the loss counts: tokens, or the class of each document."""
+        if self.classes is not None:
+            return len(self.classes)
         return int((self.labels != IGNORED).sum())
 
 
@@ -36,4 +39,5 @@ def flat_batch(rows: TokenRows, packs: Packs, indices: NDArray[np.int64]) -> Fla
     starts = offsets(lengths)[:-1]
     labels[starts] = IGNORED
     positions = np.arange(len(tokens), dtype=np.int64) - np.repeat(starts, lengths)
-    return FlatBatch(tokens, positions, labels, lengths.tolist())
+    classes = None if rows.classes is None else rows.classes[chosen].astype(np.int64)
+    return FlatBatch(tokens, positions, labels, lengths.tolist(), classes)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+import numpy as np
+
 from lorafit.data.tokens import Encoded
 from lorafit.errors import Fault
 
@@ -29,8 +31,8 @@ class Overlong:
         self.count += 1
         if len(self.places) < 5:
             self.places.append(place)
-        cut = replace(row, tokens=row.tokens[: self.max_length], trained=row.trained[: self.max_length])
-        if self.policy == "drop" or not cut.trained[1:].any():
+        cut = _cut(row, self.max_length)
+        if self.policy == "drop" or not (cut.label is not None or cut.trained[1:].any()):
             self.dropped += 1
             return None, False
         self.truncated += 1
@@ -47,3 +49,11 @@ class Overlong:
         )
         fix = f"set data.max_length: {self.longest}, or data.on_overlong: drop or truncate"
         return [Fault(what, source, fix, "E3-OVERLONG")]
+
+
+def _cut(row: Encoded, length: int) -> Encoded:
+    """Cut the end off; a row with a class keeps its last token, where the class is read."""
+    kept = np.arange(length)
+    if row.label is not None:
+        kept[-1] = len(row.tokens) - 1
+    return replace(row, tokens=row.tokens[kept], trained=row.trained[kept])

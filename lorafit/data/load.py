@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from lorafit.data.cache import Cache, Loaded, NotKept
 from lorafit.data.cache_key import Key, Keys, tokenizer_hash
 from lorafit.data.chat import NOTES, ChatRenderer, Rendered, TemplateFault
+from lorafit.data.classes import ClassEncoder, as_words
 from lorafit.data.faults import BadRow, ReadLog, grouped
 from lorafit.data.lengths import Overlong
 from lorafit.data.report import Counts, FileRecord, SourceReport
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 WINDOW_ROWS = 512
-Drafted = Rendered | PlainText | TokenSequence
+Drafted = Rendered | PlainText | TokenSequence | Labelled
 Draft = tuple[Row, Drafted]
 
 _REMARKS = {
@@ -56,6 +57,11 @@ class Loader:
     def renderer(self) -> ChatRenderer:
         """What turns conversations into text."""
         return ChatRenderer(self.tokenizer, self.data.train_on)
+
+    @cached_property
+    def class_encoder(self) -> ClassEncoder:
+        """What turns texts with a class into tokens."""
+        return ClassEncoder(self.tokenizer)
 
     @cached_property
     def tokenizer_hash(self) -> str:
@@ -121,6 +127,7 @@ class _Loading:
 
     def __init__(self, loader: Loader, source: Source | Validation, log: ReadLog, writer: RowWriter) -> None:
         self.data, self.encoder, self.renderer = loader.data, loader.encoder, loader.renderer
+        self.class_encoder = loader.class_encoder
         self.source, self.log = source, log
         self.writer = writer
         self.overlong = Overlong(self.data.max_length, self.data.on_overlong)
@@ -133,12 +140,18 @@ class _Loading:
         """Render, tokenise and keep rows, a window at a time."""
         while window := list(islice(examples, WINDOW_ROWS)):
             drafts = list(self._rendered(window))
-            encoded = self.encoder.encode([draft for _, draft in drafts])
+            encoded = self._encoded([draft for _, draft in drafts])
             for (row, draft), result in zip(drafts, encoded, strict=True):
                 if isinstance(result, RowFault):
                     self.log.bad_row(row.origin, result)
                 else:
                     self._keep(row, draft, result)
+
+    def _encoded(self, drafts: list[Drafted]) -> Iterator[Encoded | RowFault]:
+        """Tokenise drafts in their order, those for a head apart from the others."""
+        classed = iter(self.class_encoder.encode([draft for draft in drafts if isinstance(draft, Labelled)]))
+        written = iter(self.encoder.encode([draft for draft in drafts if not isinstance(draft, Labelled)]))
+        return (next(classed if isinstance(draft, Labelled) else written) for draft in drafts)
 
     def _rendered(self, window: Iterable[tuple[Row, Example]]) -> Iterator[Draft]:
         for row, example in window:
@@ -146,18 +159,18 @@ class _Loading:
             if isinstance(example, Preference):
                 self.preferences += 1
                 continue
-            if isinstance(example, Labelled):
-                yield row, PlainText(f"{example.text}\n", example.label)
-                continue
-            if isinstance(example, PlainText | TokenSequence):
-                yield row, example
-                continue
             try:
-                yield row, self.renderer.render(example)
+                yield row, self._draft(example)
             except TemplateFault as fault:
                 self.unmaskable.append(BadRow(row.origin, fault.reason, fault.code, fault.found))
             except RowFault as fault:
                 self.log.bad_row(row.origin, fault)
+
+    def _draft(self, example: Conversation | PlainText | TokenSequence | Labelled) -> Drafted:
+        """Give what is tokenised; RowFault when the template does not take the chat."""
+        if isinstance(example, Labelled) and self.data.classification == "words":
+            return self._draft(as_words(example, self.encoder.tokenizer))
+        return self.renderer.render(example) if isinstance(example, Conversation) else example
 
     def _keep(self, row: Row, draft: Drafted, encoded: Encoded) -> None:
         kept, unfinished = self.overlong.fit(encoded, row.origin)
@@ -221,4 +234,6 @@ def _special_tokens(tokenizer: "PreTrainedTokenizerBase") -> list[str]:
 def _texts(example: Example) -> list[str]:
     if isinstance(example, Conversation):
         return [message.content for message in example.messages if message.content]
+    if isinstance(example, Labelled):
+        return [example.text, example.pair or ""]
     return [example.prompt, example.completion] if isinstance(example, PlainText) else []

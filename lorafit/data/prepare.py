@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from lorafit.data.cache import Cache, Loaded
 from lorafit.data.cache_key import DATA_VERSION, DATED, tokenizer_hash
+from lorafit.data.classes import check_classes
 from lorafit.data.held_out import check_leaks, duplicates, overlap, split
 from lorafit.data.load import Loader
 from lorafit.data.mixing import weighted
@@ -59,8 +60,9 @@ def prepare(recipe: Recipe, tokenizer: "PreTrainedTokenizerBase", cache: Cache |
     if loader.faults:
         raise DataError(loader.faults)
     loaded = [source for source in sources if source is not None]
+    check_classes(loaded, held_out)
     every = [*loaded, *([held_out] if held_out else [])]
-    rows = joined([source.rows for source in loaded], {label for source in every for label in source.rows.labels})
+    rows = joined([source.rows for source in loaded])
     chosen, validation = _divide(recipe, rows, held_out)
     mixed = _mixed(recipe, loaded, chosen)
     if len(chosen) < len(rows):
@@ -75,10 +77,26 @@ def prepare(recipe: Recipe, tokenizer: "PreTrainedTokenizerBase", cache: Cache |
         histogram=_histogram(rows.lengths),
         overlap=None if validation is None else overlap(rows, validation),
         fingerprint=_fingerprint(recipe, tokenizer, every),
-        notes=_template_notes(tokenizer),
+        notes=[*_template_notes(tokenizer), *_class_notes(rows, validation)],
         labels=list(rows.labels),
+        class_rows=_class_rows(rows, train_packs),
     )
     return PreparedData(rows, train_packs, validation, packs, report, _remarks(every, cache))
+
+
+def _class_rows(rows: TokenRows, packs: Packs) -> list[int]:
+    """Count the rows to train on, of each class."""
+    classes = rows.classes
+    counts = [] if classes is None else np.bincount(classes[packs.rows], minlength=len(rows.labels)).tolist()
+    return [int(count) for count in counts]
+
+
+def _class_notes(rows: TokenRows, validation: TokenRows | None) -> list[str]:
+    """Say which classes are measured but never trained, a fraction having taken every row of them."""
+    if validation is None or rows.classes is None or validation.classes is None:
+        return []
+    lacking = len(np.setdiff1d(validation.classes, rows.classes))
+    return [f"every row of {lacking:,} classes was held out, so that they are not trained"] if lacking else []
 
 
 def _own_validation(recipe: Recipe, loader: Loader) -> Loaded | None:

@@ -8,6 +8,8 @@ from typing import Any
 
 from lorafit.data.faults import BadRow
 
+MANY_CLASSES = 12  # more than these are summed up
+
 
 @dataclass(frozen=True)
 class FileRecord:
@@ -119,6 +121,7 @@ class DataReport:
     notes: list[str]  # on the template; those on the rows stand with their source
     overlap: int | None = None  # rows to validate on that are also trained on: 0, being refused; None without any
     labels: list[str] = field(default_factory=list)  # the classes of a head, by their number; [] without one
+    class_rows: list[int] = field(default_factory=list)  # rows to train on, of each class
 
     @property
     def counts(self) -> Counts:
@@ -153,10 +156,21 @@ class DataReport:
         """Give the account to a person, a line for each fact."""
         lines = [source.as_text() for source in self.sources]
         lines.append(f"train: {self.train.as_text(self.max_length)}")
+        if self.labels:
+            lines.append(f"classes: {_balance(self.labels, self.class_rows)}")
         if self.validation is not None:
             lines.append(f"validation: {self.validation.as_text(self.max_length)}")
         remarks = [f"{source.path}: {note}" for source in self.sources for note in source.notes]
         return "\n".join([*lines, *(f"note: {note}" for note in [*self.notes, *remarks])])
+
+
+def _balance(labels: list[str], rows: list[int]) -> str:
+    """Name the classes with their rows; of many, how many there are, the rarest and the most frequent."""
+    counted = sorted(zip(rows, labels, strict=True))
+    if len(labels) <= MANY_CLASSES:
+        return ", ".join(f"{label} {count:,}" for label, count in zip(labels, rows, strict=True))
+    (fewest, rarest), (most, commonest) = counted[0], counted[-1]
+    return f"{len(labels):,}, from {fewest:,} rows ({rarest}) to {most:,} ({commonest})"
 
 
 def fingerprint(facts: dict[str, object]) -> str:

@@ -2,21 +2,24 @@
 
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 
 from transformers import PreTrainedTokenizerBase, TextStreamer
 
 from lorafit.data.chat import generation_prompt_ids
+from lorafit.data.classes import SEPARATOR
 from lorafit.data.faults import ReadLog
 from lorafit.data.rows import read_examples
 from lorafit.data.tokens import Encoder
 from lorafit.errors import DataError
+from lorafit.evaluate.classify import classify
 from lorafit.evaluate.generation import Answer, generate_answers
 from lorafit.evaluate.target import Target, find_target
 from lorafit.model.adapt import base_of
 from lorafit.model.run import Loaded
 from lorafit.model.stops import stop_tokens
-from lorafit.recipe.formats import PlainText
+from lorafit.recipe.formats import Example, Labelled, PlainText
 from lorafit.recipe.schema import Recipe
 from lorafit.rundir.lock import RunLock
 
@@ -43,7 +46,9 @@ class Speaker:
         self.context = found.context
         self.max_new_tokens = max_new_tokens
         self.speak = speak
-        self.plain = not self.tokenizer.chat_template or trained_on_plain_text(found)
+        first = None if found.run is None else _first_example(found.recipe)
+        self.plain = not self.tokenizer.chat_template or isinstance(first, PlainText)
+        self.lead = SEPARATOR if self.plain and isinstance(first, Labelled) else ""  # what stood before the label
         self.stop_ids = stop_tokens(base_of(self.loaded.model), self.tokenizer)
 
     def answer(self, messages: Messages) -> Answer:
@@ -71,23 +76,19 @@ class Speaker:
         if not self.plain:
             return generation_prompt_ids(self.tokenizer, messages)
         encoder = Encoder(self.tokenizer)
-        return [*encoder.begin, *encoder.ids(messages[-1]["content"])]
+        return [*encoder.begin, *encoder.ids(messages[-1]["content"] + self.lead)]
 
 
-def trained_on_plain_text(found: Target) -> bool:
-    """Say whether a run's rows were outside any template, which its tokenizer may have all the same."""
-    return found.run is not None and _first_is_plain(found.recipe)
-
-
-def _first_is_plain(recipe: Recipe) -> bool:
+def _first_example(recipe: Recipe) -> Example | None:
+    """Give a row of a run: it may stand outside any template, which its tokenizer may have all the same."""
     source = recipe.data.train[0]
     if source.format in ("chat", "alpaca"):
-        return False
+        return None
     try:
         _, examples = read_examples(source.model_copy(update={"limit": 1}), ReadLog())
-        return any(isinstance(example, PlainText) for _, example in examples)
+        return next((example for _, example in examples), None)
     except DataError:  # the rows are gone; a template is what nearly every run has
-        return False
+        return None
 
 
 def converse(target: str, prompt: str | None, *, max_new_tokens: int, speak: bool) -> dict[str, object]:
@@ -96,11 +97,18 @@ def converse(target: str, prompt: str | None, *, max_new_tokens: int, speak: boo
     With `speak` answers go to standard output as they are made. Gives what was said.
     """
     found = find_target(target)
+    if found.labels:
+        return _classified(found, prompt, speak=speak)
     if found.run is None:
         return _converse(Speaker(found, max_new_tokens, speak), prompt)
     with RunLock(found.run, shared=True):
         speaker = Speaker(found, max_new_tokens, speak)
     return _converse(speaker, prompt)
+
+
+def _classified(found: Target, prompt: str | None, *, speak: bool) -> dict[str, object]:
+    with nullcontext() if found.run is None else RunLock(found.run, shared=True):
+        return classify(found, prompt, speak=speak)
 
 
 def _converse(speaker: Speaker, prompt: str | None) -> dict[str, object]:

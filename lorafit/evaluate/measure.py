@@ -4,11 +4,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from torch.nn.functional import cross_entropy
 
 from lorafit.data.batch import FlatBatch
 from lorafit.data.token_rows import TokenRows
 from lorafit.errors import DataError, OutOfMemory, first_line
+from lorafit.evaluate.classes import CLASS_METRICS, confusion, majority
 from lorafit.evaluate.generation import Answer, generate_answers
 from lorafit.evaluate.loss import LossSum, evaluate_loss, row_batches, target_bytes
 from lorafit.evaluate.metrics import ANSWER_METRICS, LOSS_METRICS, bits_per_byte, mean_loss, perplexity
@@ -16,7 +19,7 @@ from lorafit.evaluate.questions import Question
 from lorafit.model.adapt import base_of
 from lorafit.model.batch import to_device
 from lorafit.model.documents import use_flat_rows
-from lorafit.model.loss import summed_loss
+from lorafit.model.loss import document_logits, summed_loss
 from lorafit.model.run import Loaded
 from lorafit.model.stops import stop_tokens
 
@@ -40,10 +43,13 @@ class Scores:
 
     metrics: dict[str, float]
     answers: list[Answer]
+    majority: float | None = None  # of a classifier: the accuracy of always giving the most frequent class
 
 
 def measure(loaded: Loaded, attention: str, work: Work) -> Scores:
     """Measure a model as it stands, its adapter on or off. Raises NumericalError, OutOfMemory, ModelError."""
+    if loaded.labels:
+        return _classes(loaded, attention, work)
     loss = _loss(loaded, attention, work.rows)
     scores = {"loss": mean_loss(loss.nats, loss.target_tokens), "perplexity": perplexity(loss.nats, loss.target_tokens)}
     if "bits_per_byte" in work.metrics:
@@ -53,6 +59,25 @@ def measure(loaded: Loaded, attention: str, work: Work) -> Scores:
     texts = [answer.text for answer in answers]
     asked = [name for name in work.metrics if name not in LOSS_METRICS]
     return Scores(scores | {name: ANSWER_METRICS[name](texts, golds) for name in asked}, answers)
+
+
+def _classes(loaded: Loaded, attention: str, work: Work) -> Scores:
+    """Give every row a class, and compare; the loss is in nats per row."""
+    nats, given, gold = 0.0, [], []
+    with _flat_rows(loaded, attention), torch.inference_mode():
+        try:
+            for batch in row_batches(work.rows):
+                there = to_device(batch, loaded.device)
+                logits = document_logits(loaded.model, there)
+                nats += float(cross_entropy(logits, there.targets, reduction="sum"))
+                given.append(logits.argmax(dim=1).cpu().numpy())
+                gold.append(there.targets.cpu().numpy())
+        except torch.OutOfMemoryError as error:
+            raise _out_of_memory(error) from None
+    matrix = confusion(np.concatenate(given), np.concatenate(gold), len(loaded.labels))
+    loss = {"loss": mean_loss(nats, len(work.rows))}
+    named = {name: CLASS_METRICS[name](matrix) for name in work.metrics if name != "loss"}
+    return Scores(loss | named, [], majority(matrix))
 
 
 def answer_limit(questions: list[Question], asked: int | None, context: int | None) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from lorafit.errors import DataError, Fault, NumericalError, RecipeError
+from lorafit.evaluate.classes import CLASS_METRICS
 from lorafit.evaluate.overlap import bleu, rouge_l
 from lorafit.evaluate.sql import Database, QueryFailed, same_result, statement_in
 
@@ -83,11 +84,12 @@ ANSWER_METRICS: Mapping[str, Metric] = {
 }
 
 
-def check_names(names: Iterable[str]) -> None:
-    """Raise RecipeError for every name that is no metric of this version."""
-    known = [*LOSS_METRICS, *ANSWER_METRICS]
+def check_names(names: Iterable[str], *, classes: bool = False) -> None:
+    """Raise RecipeError for every name that is no metric of this version for a classifier, or a language model."""
+    known = ["loss", *CLASS_METRICS] if classes else [*LOSS_METRICS, *ANSWER_METRICS]
+    of = "a classifier" if classes else "a language model"
     faults = [
-        Fault(f"no metric {name!r} in this version", "--metric", f"there are {', '.join(known)}", "E2-METRIC")
+        Fault(f"no metric {name!r} of {of} in this version", "--metric", f"there are {', '.join(known)}", "E2-METRIC")
         for name in names
         if name not in known
     ]

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from lorafit.data.cache import default_cache
+from lorafit.data.cache import Loaded, default_cache
 from lorafit.data.chat import generation_prompt_ids
+from lorafit.data.classes import as_words, known_classes
 from lorafit.data.faults import ReadLog
 from lorafit.data.load import Loader
 from lorafit.data.prepare import prepare
@@ -16,7 +17,7 @@ from lorafit.data.tokens import Encoder
 from lorafit.errors import DataError, Fault, RecipeError
 from lorafit.evaluate.metrics import Gold
 from lorafit.model.run import file_hashes
-from lorafit.recipe.formats import Conversation, Example, PlainText
+from lorafit.recipe.formats import Conversation, Example, Labelled, PlainText
 from lorafit.recipe.schema import Recipe, Source, Validation
 
 
@@ -38,19 +39,25 @@ class Question:
 
 
 def held_out(
-    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, paths: Sequence[str], trained_on: dict[str, str] | None = None
+    recipe: Recipe,
+    tokenizer: PreTrainedTokenizerBase,
+    paths: Sequence[str],
+    trained_on: dict[str, str] | None = None,
+    labels: Sequence[str] = (),
 ) -> HeldOut:
     """Read the rows at `paths`, or those that the recipe validates on; `trained_on` are the hashes of the run's files.
+
+    `labels` are the classes that the model tells apart, if it is a classifier.
 
     Raises DataError with everything that is wrong with any row, RecipeError when there are no such rows.
     """
     validation = recipe.data.validation
     if paths:
-        return _from_sources(recipe, tokenizer, [Validation(path=path) for path in paths])
+        return _from_sources(recipe, tokenizer, [Validation(path=path) for path in paths], labels)
     if validation is None:
         raise RecipeError("no rows were held out to measure on", fix="say which rows: --data PATH", code="E2-NO-DATA")
     if validation.path is not None:
-        return _from_sources(recipe, tokenizer, [validation])
+        return _from_sources(recipe, tokenizer, [validation], labels)
     data = prepare(recipe, tokenizer, default_cache())
     if trained_on is not None and _changed(file_hashes(data.report.as_json()), trained_on):
         raise DataError(
@@ -68,12 +75,23 @@ def _changed(files: dict[str, str], trained_on: dict[str, str]) -> bool:
     return sorted(files.values()) != sorted(trained_on.values())
 
 
-def _from_sources(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, sources: list[Validation]) -> HeldOut:
+def _from_sources(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, sources: list[Validation], labels: Sequence[str]
+) -> HeldOut:
     loader = Loader(recipe.data, tokenizer)
     loaded = [loader.load(source) for source in sources]
     if loader.faults:
         raise DataError(loader.faults)
-    return HeldOut(joined([one.rows for one in loaded if one is not None]), list(sources))
+    return HeldOut(joined([_numbered(one, labels) for one in loaded if one is not None]), list(sources))
+
+
+def _numbered(loaded: Loaded, labels: Sequence[str]) -> TokenRows:
+    """Number the classes of rows as the model does. DataError where only one of the two has classes."""
+    if bool(labels) == bool(loaded.rows.labels):
+        return known_classes(loaded.rows, tuple(labels))
+    what = "the rows have no class, and the model gives nothing else" if labels else "the model gives no classes"
+    fix = "measure it on rows with a text and a label" if labels else "measure it on chats or texts"
+    raise DataError(what, where=loaded.report.path, fix=fix, code="E3-CLASSES")
 
 
 def questions(found: HeldOut, tokenizer: PreTrainedTokenizerBase) -> list[Question]:
@@ -105,6 +123,8 @@ def _examples(found: HeldOut) -> Iterator[tuple[Row, Example]]:
 
 def _question(row: Row, example: Example, encoder: Encoder) -> Question | str:
     """Give the question, or why the row has none."""
+    if isinstance(example, Labelled):  # in words: no answer is asked of a head
+        example = as_words(example, encoder.tokenizer)
     if isinstance(example, Conversation):
         *before, last = example.messages
         if last.content is None:

@@ -9,6 +9,7 @@ from typing import cast
 from peft import PeftModel
 
 from lorafit.errors import StorageError
+from lorafit.evaluate.classes import CLASS_METRICS
 from lorafit.evaluate.measure import Scores, Work, answer_limit, measure
 from lorafit.evaluate.metrics import LOSS_METRICS, check_names, check_references
 from lorafit.evaluate.questions import held_out, questions
@@ -24,7 +25,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class EvalResult:
-    """What was measured; shares are 0 to 1, the loss is in nats per target token."""
+    """What was measured; shares are 0 to 1, the loss is in nats per target token (a classifier: per row)."""
 
     target: str
     examples: int
@@ -33,6 +34,7 @@ class EvalResult:
     base: dict[str, float] | None  # the same metrics with the adapter taken off
     max_new_tokens: int | None  # longest answer waited for
     finished: float | None  # share of the answers that ended by themselves
+    majority: float | None = None  # of a classifier: the accuracy of always giving the most frequent class
 
     def as_json(self) -> dict[str, object]:
         """Give the result to a program."""
@@ -40,12 +42,15 @@ class EvalResult:
 
     def as_text(self) -> str:
         """Give the result to a person, as a table."""
-        lines = [f"{self.examples:,} rows, {self.target_tokens:,} target tokens"]
+        targets = "" if self.majority is not None else f", {self.target_tokens:,} target tokens"
+        lines = [f"{self.examples:,} rows{targets}"]
         if self.base:
             lines.append(f"{'':<14}{'adapter':>10}{'base':>10}")
         for name, value in self.metrics.items():
             beside = f"{self.base[name]:>10.4f}" if self.base else ""
             lines.append(f"{name:<14}{value:>10.4f}{beside}")
+        if self.majority is not None:
+            lines.append(f"always giving the most frequent class has an accuracy of {self.majority:.4f}")
         if self.finished is not None and self.finished < 1:
             lines.append(f"{1 - self.finished:.1%} of the answers were cut at {self.max_new_tokens} tokens")
         return "\n".join(lines)
@@ -66,8 +71,8 @@ def evaluate(
     result in its reports. Raises RecipeError, DataError, ModelError, NumericalError, OutOfMemory.
     """
     tell = say or _silent
-    check_names(metrics)
     found = find_target(target, data)
+    check_names(metrics, classes=bool(found.labels))
     if compare_base:
         found.require_base()
     with _reading(found):
@@ -90,8 +95,11 @@ def _reading(found: Target) -> AbstractContextManager[object]:
 
 def _work(found: Target, data: Sequence[str], metrics: Sequence[str], max_new_tokens: int | None) -> Work:
     """Read and check the rows, and decide how long an answer may get."""
-    rows = held_out(found.recipe, found.tokenizer, data, trained_files(found.run) if found.run else None)
+    trained_on = trained_files(found.run) if found.run else None
+    rows = held_out(found.recipe, found.tokenizer, data, trained_on, found.labels)
     names = list(dict.fromkeys(metrics))
+    if found.labels:
+        return Work(rows.rows, [], names or list(CLASS_METRICS), None)
     if set(names) <= set(LOSS_METRICS):
         return Work(rows.rows, [], names, None)
     asked = questions(rows, found.tokenizer)
@@ -118,11 +126,12 @@ def _result(found: Target, work: Work, scores: Scores, base: Scores | None) -> E
     return EvalResult(
         target=found.name,
         examples=len(work.rows),
-        target_tokens=int(work.rows.targets.sum()),
+        target_tokens=int(work.rows.row_targets.sum()),
         metrics=scores.metrics,
         base=base.metrics if base else None,
         max_new_tokens=work.max_new_tokens,
         finished=sum(answer.finished for answer in answers) / len(answers) if answers else None,
+        majority=scores.majority,
     )
 
 

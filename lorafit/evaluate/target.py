@@ -7,6 +7,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from lorafit.errors import RecipeError
+from lorafit.model.classify import labels_in
 from lorafit.model.find import find_model
 from lorafit.model.run import Loaded, base_folder, load_model, load_run, read_recipe, result_folder
 from lorafit.model.tokenizer import load_tokenizer
@@ -29,6 +30,7 @@ class Target:
     tokenizer: PreTrainedTokenizerBase
     context: int | None  # tokens that the model can attend to, where its config says
     load: Callable[[], Loaded]
+    labels: Sequence[str] = ()  # the classes of a classifier; none for a language model
 
     def require_base(self) -> None:
         """Raise RecipeError when there is no adapter to take off."""
@@ -48,15 +50,15 @@ def find_target(name: str, data: Sequence[str] = ()) -> Target:
     if not run.is_run():
         folder = find_model(name)
         context = _context(read_config(folder / "config.json"))
-        recipe = _model_recipe(name, context, data)
-        return Target(name, None, recipe, load_tokenizer(folder), context, lambda: load_model(name))
+        labels = labels_in(folder)
+        recipe = _model_recipe(name, context, data, classifies=bool(labels))
+        return Target(name, None, recipe, load_tokenizer(folder), context, lambda: load_model(name), labels)
     recipe = read_recipe(run)
     result = result_folder(run, recipe)
     full = isinstance(recipe.adapter, Full)
     base = result if full else base_folder(run, recipe)
-    return Target(
-        name, run, recipe, load_tokenizer(result), _context(read_config(base / "config.json")), lambda: load_run(root)
-    )
+    context = _context(read_config(base / "config.json"))
+    return Target(name, run, recipe, load_tokenizer(result), context, lambda: load_run(root), labels_in(result))
 
 
 def _context(config: Mapping[str, object]) -> int | None:
@@ -69,8 +71,8 @@ def _context(config: Mapping[str, object]) -> int | None:
     return None
 
 
-def _model_recipe(name: str, context: int | None, data: Sequence[str]) -> Recipe:
+def _model_recipe(name: str, context: int | None, data: Sequence[str], *, classifies: bool) -> Recipe:
     """Stand in for the recipe that a model does not have; rows may be as long as the model takes."""
     rows = [Source(path=path) for path in data or [name]]  # a recipe must name some; these are never trained on
-    spec = DataSpec(train=rows, max_length=context or DEFAULT_CONTEXT)
+    spec = DataSpec(train=rows, max_length=context or DEFAULT_CONTEXT, classification="head" if classifies else "words")
     return Recipe(version=1, model=ModelSpec(path=name), data=spec)

@@ -1,13 +1,13 @@
 """A merged model before it is written: where each tensor comes from, and what the whole must compute."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lorafit.errors import ModelError
 from lorafit.export.fold import FoldedLinear, table_of, unpack
@@ -15,7 +15,9 @@ from lorafit.export.probe import probe_rows
 from lorafit.export.shards import Weights
 from lorafit.export.verify import Expected, fold_and_expect
 from lorafit.model.adapt import base_of
-from lorafit.model.run import load_run
+from lorafit.model.classify import class_settings, head_weights
+from lorafit.model.load import OUTPUT_HEADS
+from lorafit.model.run import Loaded, load_run
 from lorafit.plan.find_shape import read_config
 from lorafit.recipe.quantization import Unquantized
 from lorafit.recipe.schema import Recipe
@@ -35,6 +37,9 @@ class Merged:
     expected: Expected
     tokenizer: PreTrainedTokenizerBase
     parameters: int
+    head: dict[str, torch.Tensor] = field(default_factory=dict)  # a classifier's, which its base does not store
+    renamed: dict[str, str] = field(default_factory=dict)  # tensors that the base stores under another name
+    settings: dict[str, Any] = field(default_factory=dict)  # what config.json says of a classifier
 
     @property
     def dtype_name(self) -> str:
@@ -50,17 +55,27 @@ class Merged:
     def trained(self) -> set[str]:
         """Name the tensors that hold what was learned: those with an adapter, or all after full fine-tuning."""
         folded = {name for name, layer in self.replaced.items() if isinstance(layer, FoldedLinear)}
-        return folded or set(self.stored.files)
+        return (folded | self.head.keys()) or set(self.stored.files)
+
+    @property
+    def names(self) -> set[str]:
+        """Name every tensor that is written."""
+        return {self.renamed.get(name, name) for name in self.stored.files} | self.head.keys()
 
     def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Give every tensor, one at a time. ModelError for one that is not finite."""
         for name, tensor in self.stored.read():
             layer = self.replaced.get(name)
             merged = self._as_trained(tensor) if layer is None else layer.weight.detach()
-            if merged.is_floating_point():
-                merged = merged.to(self.dtype)
-                _check_finite(name, merged)
-            yield name, merged.contiguous()
+            yield self.renamed.get(name, name), self._cast(name, merged)
+        for name, tensor in self.head.items():
+            yield name, self._cast(name, tensor)
+
+    def _cast(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.is_floating_point():
+            tensor = tensor.to(self.dtype)
+            _check_finite(name, tensor)
+        return tensor.contiguous()
 
     def _as_trained(self, tensor: torch.Tensor) -> torch.Tensor:
         """Round as loading for training did; the one cast of the merge comes on top of that."""
@@ -86,8 +101,48 @@ def assemble(root: Path, recipe: Recipe, base: Path, dtype_name: DtypeName | Non
     rows = probe_rows(recipe, loaded.tokenizer, vocabulary=table.num_embeddings)
     folded, expected = fold_and_expect(model, rows, dtype)
     stored = Weights.of(base)
+    if loaded.labels:
+        return _classifier(stored, loaded, {**unpacked, **folded}, dtype, expected, table.weight.dtype)
     replaced = by_stored_name({**unpacked, **folded}, stored, base_of(model).base_model_prefix)
     return Merged(stored, replaced, table.weight.dtype, dtype, expected, loaded.tokenizer, parameters)
+
+
+def _classifier(
+    stored: Weights,
+    loaded: Loaded,
+    layers: Mapping[str, FoldedLinear | nn.Linear],
+    dtype: torch.dtype,
+    expected: Expected,
+    trained_dtype: torch.dtype,
+) -> Merged:
+    """A classifier has what its base stores but for the output head, and its own head beside it."""
+    base = base_of(loaded.model)
+    weights = dict(head_weights(base))
+    kept, renamed = without_output_head(stored, base)
+    head = {name: tensor for name, tensor in weights.items() if name not in kept.files}
+    return Merged(
+        stored=kept,
+        replaced=by_stored_name(layers, kept, base.base_model_prefix),
+        trained_dtype=trained_dtype,
+        dtype=dtype,
+        expected=expected,
+        tokenizer=loaded.tokenizer,
+        parameters=sum(parameter.numel() for parameter in loaded.model.parameters()),
+        head=head,
+        renamed=renamed,
+        settings=class_settings(base),
+    )
+
+
+def without_output_head(stored: Weights, base: PreTrainedModel) -> tuple[Weights, dict[str, str]]:
+    """Leave the output head out of what is stored, or rename it where it alone holds the tied embedding."""
+    heads = [name for name in stored.files if name in OUTPUT_HEADS]
+    table = base.get_input_embeddings().weight
+    name = next(name for name, parameter in base.named_parameters() if parameter is table)
+    if name in stored.files or name.removeprefix(f"{base.base_model_prefix}.") in stored.files:
+        files = {name: file for name, file in stored.files.items() if name not in heads}
+        return Weights(stored.folder, files), {}
+    return stored, {heads[0]: name} if heads else {}
 
 
 def _pick_dtype(recipe: Recipe, trained: torch.dtype, named: DtypeName | None) -> torch.dtype:

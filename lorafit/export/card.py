@@ -15,17 +15,17 @@ Trained with lorafit on {sources}, {how}.
 Weights are {dtype}. The model was read back from disk and its logits compared with those of the trained run.
 
 ```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import {kind}, AutoTokenizer
 
-model = AutoModelForCausalLM.from_pretrained(FOLDER, dtype="auto")
-tokenizer = AutoTokenizer.from_pretrained(FOLDER)  # brings the chat template of the training
+model = {kind}.from_pretrained(FOLDER, dtype="auto")
+tokenizer = AutoTokenizer.from_pretrained(FOLDER)  # brings {brings} of the training
 ```
 
 `FOLDER` is this folder. The licence is that of the base model.
 """
 
 
-def merged_card(recipe: Recipe, dtype: str) -> str:
+def merged_card(recipe: Recipe, dtype: str, *, classes: bool = False) -> str:
     """Write the card. It holds nothing of the time or the machine, so that equal merges give equal files."""
     base = recipe.model.path
     full = isinstance(recipe.adapter, Full)
@@ -35,6 +35,8 @@ def merged_card(recipe: Recipe, dtype: str) -> str:
         sources=", ".join(f"`{source.path}`" for source in recipe.data.train),
         how="every weight trained" if full else _fold_in_words(recipe),
         dtype=dtype,
+        kind="AutoModelForSequenceClassification" if classes else "AutoModelForCausalLM",
+        brings="the special tokens" if classes else "the chat template",
     )
 
 

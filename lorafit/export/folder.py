@@ -83,13 +83,19 @@ def _is_abandoned(mark: Path) -> bool:
 
 
 def write_companions(
-    folder: Path, base: Path, tokenizer: "PreTrainedTokenizerBase", dtype: str, stop_ids: Sequence[int]
+    folder: Path,
+    base: Path,
+    tokenizer: "PreTrainedTokenizerBase",
+    dtype: str,
+    stop_ids: Sequence[int],
+    settings: Mapping[str, object],
 ) -> None:
-    """Write config, generation config, tokenizer with its template, and the licence of the base."""
+    """Write config (`settings` over the base's), generation config, tokenizer with its template, the base's licence."""
     config = read_config(base / CONFIG)
     generation = read_config(base / GENERATION) if (base / GENERATION).is_file() else {}
-    _write_json(folder / CONFIG, merged_config(config, dtype))
-    _write_json(folder / GENERATION, merged_generation(config, generation, stop_ids))
+    _write_json(folder / CONFIG, merged_config(config, dtype) | dict(settings))
+    if not settings:  # a classifier generates nothing
+        _write_json(folder / GENERATION, merged_generation(config, generation, stop_ids))
     tokenizer.save_pretrained(folder)
     for licence in (path for pattern in LICENCES for path in base.glob(pattern) if path.is_file()):
         shutil.copyfile(licence, folder / licence.name)

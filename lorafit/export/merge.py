@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from lorafit.errors import ModelError, first_line
 from lorafit.export.assemble import DtypeName, Merged, assemble
@@ -13,6 +13,7 @@ from lorafit.export.card import merged_card
 from lorafit.export.folder import being_written, check_out, clear_leftovers, write_companions
 from lorafit.export.shards import Weights, write_shards
 from lorafit.export.verify import Proof, check_reloaded
+from lorafit.model.load import read_weights
 from lorafit.model.run import base_folder, read_recipe, result_folder
 from lorafit.model.stops import tokenizer_stops
 from lorafit.model.tokenizer import LOAD_ERRORS
@@ -102,36 +103,31 @@ class Writing:
         """Write every file and read the model back. ModelError when it is not the same function."""
         with being_written(folder):
             self._write(folder)
-            self.proof = check_reloaded(load_merged(folder), self.merged.expected)
+            kind = AutoModelForSequenceClassification if self.merged.settings else AutoModelForCausalLM
+            self.proof = check_reloaded(load_merged(folder, kind), self.merged.expected)
 
     def _write(self, folder: Path) -> None:
         write_shards(folder, self.merged.tensors())
         self.merged.replaced.clear()  # lets go of the base's weights before the merged ones are loaded
         tokenizer, dtype = self.merged.tokenizer, self.merged.dtype_name
-        write_companions(folder, self.base, tokenizer, dtype, sorted(tokenizer_stops(tokenizer)))
-        (folder / "README.md").write_text(merged_card(self.recipe, dtype), encoding="utf-8")
+        stops = sorted(tokenizer_stops(tokenizer))
+        write_companions(folder, self.base, tokenizer, dtype, stops, self.merged.settings)
+        (folder / "README.md").write_text(
+            merged_card(self.recipe, dtype, classes=bool(self.merged.settings)), encoding="utf-8"
+        )
         written = Weights.of(folder).files.keys()
         self.tensors_merged = len(self.trained & written)
-        if written != self.merged.stored.files.keys():
+        if written != self.merged.names:
             raise ModelError("the merged model holds other tensors than its base", code="E4-KEYS")
 
 
-def load_merged(folder: Path) -> PreTrainedModel:
+def load_merged(folder: Path, kind: Any = AutoModelForCausalLM) -> PreTrainedModel:
     """Load a merged model as anyone would. ModelError when it does not load, or a tensor has no place in it."""
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype="auto",
-            attn_implementation="eager",
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
+        model, found = read_weights(kind, folder, {"dtype": "auto", "attn_implementation": "eager"})
     except LOAD_ERRORS as error:
         raise ModelError(f"the merged model does not load: {first_line(error)}", code="E4-RELOAD") from None
-    model, found = loaded
-    lacking = [*sorted(found["missing_keys"]), *map(str, found["mismatched_keys"])]
+    lacking = [*sorted(map(str, found["missing_keys"])), *map(str, found["mismatched_keys"])]
     if lacking:
         what = f"the merged model lacks {len(lacking)} tensors, {lacking[0]} for one"
         raise ModelError(what, code="E4-RELOAD")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import PeftConfig, PeftModel, TaskType, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from lorafit.errors import Fault, ModelError, first_line
+from lorafit.model.classify import HEAD, is_classifier, write_config
 from lorafit.plan.targets import match_targets
 from lorafit.recipe.adapters import Adapter, Full
 
@@ -54,7 +55,7 @@ def base_of(model: nn.Module) -> PreTrainedModel:
 
 def linear_names(model: PreTrainedModel) -> list[str]:
     """Name every linear layer but the output head, in module order."""
-    head = model.get_output_embeddings()
+    head = getattr(model, HEAD) if is_classifier(model) else model.get_output_embeddings()
     return [
         name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D) and module is not head
     ]
@@ -74,6 +75,8 @@ def attach(model: PreTrainedModel, adapter: Adapter, base_name: str, seed: int) 
     torch.manual_seed(seed)  # A is drawn at random, B is zero
     transposed = any(isinstance(model.get_submodule(name), Conv1D) for name in targets)
     config = adapter.build(shortest_names(targets, names), fan_in_fan_out=transposed)
+    if is_classifier(model):
+        config.task_type, config.modules_to_save = TaskType.SEQ_CLS, [HEAD]  # trained as it is, and saved whole
     adapted = cast("PeftModel", get_peft_model(model, config))
     adapted.peft_config["default"].base_model_name_or_path = base_name  # not the folder it was found in
     if adapter.init_from is not None:
@@ -178,6 +181,9 @@ def save_adapter(model: PreTrainedModel, folder: Path, facts: dict[str, str]) ->
     on_host = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
     save_file(on_host, folder / WEIGHTS, metadata={"lorafit": json.dumps(facts, sort_keys=True)})
     config = adapted.peft_config["default"].to_dict() | {"inference_mode": True}
+    if is_classifier(base_of(model)):
+        config["modules_to_save"] = [HEAD]  # PEFT adds names that other architectures have
+        write_config(base_of(model), folder)
     text = json.dumps(config, sort_keys=True, indent=2, default=_plain)
     (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
 

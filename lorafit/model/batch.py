@@ -12,14 +12,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DeviceBatch:
-    """Tokens of several documents in one row of S, and what is to be predicted where."""
+    """Tokens of several documents in one row of S, and what is to be predicted where.
+
+    Under a classification head the last token of each document predicts its class: T is the number of documents.
+    """
 
     input_ids: torch.Tensor  # int64 [1, S]
     position_ids: torch.Tensor  # int64 [1, S], from 0 in each document
     boundaries: torch.Tensor  # int32 [documents + 1]: document d is boundaries[d] : boundaries[d + 1]
     lengths: tuple[int, ...]  # tokens of each document, known without asking the device
-    predicting: torch.Tensor  # int64 [T]: positions whose next token is a target
-    targets: torch.Tensor  # int64 [T]: those next tokens
+    predicting: torch.Tensor  # int64 [T]: positions whose next token is a target, or that a class is read at
+    targets: torch.Tensor  # int64 [T]: those next tokens, or classes
 
     @cached_property
     def longest(self) -> int:
@@ -29,14 +32,22 @@ class DeviceBatch:
 
 def to_device(batch: "FlatBatch", device: torch.device) -> DeviceBatch:
     """Move a batch over. A label is predicted from the position before it, in the same document."""
-    labels = torch.from_numpy(batch.labels)
-    positions = torch.nonzero(labels != -100).squeeze(1)
     ends = torch.tensor([0, *batch.lengths]).cumsum(0)
+    predicting, targets = _aims(batch, ends[1:])
     return DeviceBatch(
         input_ids=torch.from_numpy(batch.input_ids)[None].to(device, non_blocking=True),
         position_ids=torch.from_numpy(batch.position_ids)[None].to(device, non_blocking=True),
         boundaries=ends.to(device, torch.int32, non_blocking=True),
         lengths=tuple(batch.lengths),
-        predicting=(positions - 1).to(device, non_blocking=True),
-        targets=labels[positions].to(device, non_blocking=True),
+        predicting=predicting.to(device, non_blocking=True),
+        targets=targets.to(device, non_blocking=True),
     )
+
+
+def _aims(batch: "FlatBatch", ends: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Give the positions that predict, and what."""
+    if batch.classes is not None:
+        return ends - 1, torch.from_numpy(batch.classes)
+    labels = torch.from_numpy(batch.labels)
+    positions = torch.nonzero(labels != -100).squeeze(1)
+    return positions - 1, labels[positions]

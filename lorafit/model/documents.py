@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 from lorafit.errors import ModelError, first_line
 from lorafit.model.attention import EXPLICIT, FUSED, register
 from lorafit.model.batch import DeviceBatch
+from lorafit.model.classify import is_classifier
 from lorafit.model.head_loss import trust_head
 from lorafit.model.loss import target_logits, target_states
 
@@ -28,7 +29,8 @@ def use_flat_rows(model: PreTrainedModel, attention: str) -> None:
             register()
             model.set_attn_implementation(EXPLICIT if attention == "eager" else FUSED)
         together = _logits_together(model, documents)
-        _try_head(model, documents)
+        if not is_classifier(model):
+            _try_head(model, documents)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise _not_isolated(first_line(error)) from None
     worst = float((together - alone).abs().max() / alone.abs().max())
@@ -50,14 +52,19 @@ def _probe(model: PreTrainedModel) -> list[torch.Tensor]:
 @torch.no_grad()
 def _logits_alone(model: PreTrainedModel, documents: list[torch.Tensor]) -> torch.Tensor:
     """Give the logits [tokens, vocab] of each document in a row of its own."""
-    outputs = [model(input_ids=d[None].to(model.device), use_cache=False).logits[0] for d in documents]
+    rows = [d[None].to(model.device) for d in documents]
+    if is_classifier(model):  # its head is the same for all; what it reads is compared
+        outputs = [model.base_model(input_ids=row, use_cache=False).last_hidden_state[0] for row in rows]
+    else:
+        outputs = [model(input_ids=row, use_cache=False).logits[0] for row in rows]
     return torch.cat(outputs).float()
 
 
 @torch.no_grad()
 def _logits_together(model: PreTrainedModel, documents: list[torch.Tensor]) -> torch.Tensor:
     """Give the same logits with all documents in one row."""
-    return target_logits(model, _row(documents, model.device)).float()
+    row = _row(documents, model.device)
+    return (target_states(model, row)[0] if is_classifier(model) else target_logits(model, row)).float()
 
 
 @torch.no_grad()

@@ -4,17 +4,22 @@ import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from lorafit.errors import MachineError, ModelError, first_line
+from lorafit.model.classify import HEAD, Head, finish_head
 from lorafit.model.find import check_weights, find_model, refuse_code
 from lorafit.model.tokenizer import LOAD_ERRORS
 from lorafit.plan.find_shape import read_config
 from lorafit.recipe.quantization import Bits4, Quantization, Unquantized
 from lorafit.recipe.schema import Dtype, ModelSpec
+
+LoadingInfo = Mapping[str, Collection[object]]
+OUTPUT_HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")  # what language models call it
 
 
 @dataclass(frozen=True)
@@ -48,8 +53,14 @@ def pick_dtype(wanted: Dtype, device: torch.device) -> torch.dtype:
     return dtype
 
 
-def load_base(spec: ModelSpec, quantization: Quantization, device: torch.device, folder: Path | None = None) -> Base:
-    """Load the base model, frozen, in evaluation mode.
+def load_base(
+    spec: ModelSpec,
+    quantization: Quantization,
+    device: torch.device,
+    folder: Path | None = None,
+    head: Head | None = None,
+) -> Base:
+    """Load the base model, frozen, in evaluation mode; with `head` as a classifier instead of a language model.
 
     Weights come straight to the device in their dtype; quantised ones shard by shard. Norms, embeddings and
     head keep the model's dtype (no float32 upcast). Raises ModelError, MachineError, SafetyRefusal.
@@ -59,37 +70,77 @@ def load_base(spec: ModelSpec, quantization: Quantization, device: torch.device,
     check_weights(folder)
     dtype = pick_dtype(spec.dtype, device)
     attention = None if spec.attention == "auto" else spec.attention  # None: what transformers knows to be right
+    settings = {
+        "dtype": dtype,
+        "device_map": {"": device},
+        "attn_implementation": attention,
+        "quantization_config": _quantization_config(quantization, dtype, head),
+    }
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # transformers repeats what we say ourselves
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                folder,
-                dtype=dtype,
-                device_map={"": device},
-                attn_implementation=attention,
-                quantization_config=_quantization_config(quantization, dtype),
-                use_safetensors=True,
-                local_files_only=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-            )
+            if head is None:
+                model, found = read_weights(AutoModelForCausalLM, folder, settings)
+            else:
+                model, found = read_classifier(folder, settings | head.settings())
     except ImportError as error:
         raise MachineError(first_line(error), where="model", code="E5-LIBRARY") from None
     except torch.OutOfMemoryError:
         raise  # the training loop says what would fit
     except LOAD_ERRORS as error:
         raise ModelError(f"cannot load the model: {first_line(error)}", where=str(folder), code="E4-LOAD") from None
-    model, found = loaded
-    _refuse_gaps(found, folder)
+    _refuse_gaps(found, folder, head)
+    if head is not None:
+        finish_head(model, head)
     if isinstance(quantization, Bits4):
         _keep_weights_trainable_through(model)
     model.requires_grad_(False)
     return Base(folder, model.eval(), device, dtype)
 
 
-def _refuse_gaps(found: Mapping[str, Collection[object]], folder: Path) -> None:
+def read_weights(kind: Any, folder: Path, settings: Mapping[str, Any]) -> tuple[PreTrainedModel, LoadingInfo]:
+    """Load a model and say which weights were missing, of another shape, or not asked for; nothing is fetched."""
+    loaded: tuple[PreTrainedModel, LoadingInfo] = kind.from_pretrained(
+        folder,
+        use_safetensors=True,
+        local_files_only=True,
+        trust_remote_code=False,
+        output_loading_info=True,
+        **settings,
+    )
+    return loaded
+
+
+def read_classifier(folder: Path, settings: Mapping[str, Any]) -> tuple[PreTrainedModel, LoadingInfo]:
+    """Load a classifier; a tied embedding may be stored under the name of the output head, which a classifier lacks.
+
+    transformers could be told that other name too, but would then save the model under it, and unable to load.
+    """
+    model, found = read_weights(AutoModelForSequenceClassification, folder, settings)
+    table = cast("torch.Tensor", model.get_input_embeddings().weight)
+    name = next((name for name, parameter in model.named_parameters() if parameter is table), None)
+    heads = [key for key in OUTPUT_HEADS if key in found["unexpected_keys"]]
+    if name in found["missing_keys"] and heads:
+        table.data.copy_(_stored(folder, heads[0]))
+        found = {**found, "missing_keys": {key for key in found["missing_keys"] if key != name}}
+    return model, found
+
+
+def _stored(folder: Path, name: str) -> torch.Tensor:
+    """Read one tensor of a model folder, of which it is known to be there."""
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            if name in file.keys():  # noqa: SIM118 - no mapping
+                tensor: torch.Tensor = file.get_tensor(name)
+                return tensor
+    raise KeyError(name)
+
+
+def _refuse_gaps(found: LoadingInfo, folder: Path, head: Head | None) -> None:
     """Raise ModelError when weights are missing or of another shape: transformers draws those at random."""
-    gaps = [*sorted(map(str, found["missing_keys"])), *sorted(map(str, found["mismatched_keys"]))]
+    mismatched = (key[0] if isinstance(key, tuple) else key for key in found["mismatched_keys"])
+    gaps = [*sorted(map(str, found["missing_keys"])), *sorted(map(str, mismatched))]
+    gaps = [name for name in gaps if head is None or not head.allows_missing(name)]
     if gaps:
         raise ModelError(
             f"{len(gaps)} weights are missing or of another shape, {gaps[0]} for one",
@@ -121,7 +172,10 @@ def compute_dtype(quantization: Quantization, dtype: torch.dtype) -> torch.dtype
     return dtype
 
 
-def _quantization_config(quantization: Quantization, dtype: torch.dtype) -> object:
+def _quantization_config(quantization: Quantization, dtype: torch.dtype, head: Head | None) -> object:
     if isinstance(quantization, Unquantized):
         return None
-    return quantization.build(compute_dtype(quantization, dtype))
+    config: Any = quantization.build(compute_dtype(quantization, dtype))
+    if head is not None:
+        config.llm_int8_skip_modules = [HEAD]
+    return config

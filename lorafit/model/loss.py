@@ -8,11 +8,12 @@ from transformers import PreTrainedModel
 
 from lorafit.model.adapt import base_of
 from lorafit.model.batch import DeviceBatch
+from lorafit.model.classify import class_logits, is_classifier
 from lorafit.model.head_loss import frozen_head, head_loss
 
 
 def summed_loss(model: PreTrainedModel, batch: DeviceBatch) -> torch.Tensor:
-    """Sum the negative log-likelihood of the targets, in nats and float32.
+    """Sum the negative log-likelihood of the targets (next tokens, or classes), in nats and float32.
 
     Under a frozen head that is all there is to the logits, they are made a chunk at a time; else the model's own
     forward makes them, [1, T, vocab], so that soft caps, scales and an adapter on the head are honoured. Positions
@@ -20,10 +21,18 @@ def summed_loss(model: PreTrainedModel, batch: DeviceBatch) -> torch.Tensor:
     batch, once.
     """
     base = base_of(model)
+    if is_classifier(base):
+        return cross_entropy(document_logits(model, batch), batch.targets, reduction="sum")
     head = frozen_head(base)
     if head is not None:
         return head_loss(target_states(base, batch)[0], head, batch.targets)
     return cross_entropy(target_logits(model, batch).float(), batch.targets, reduction="sum")
+
+
+def document_logits(model: PreTrainedModel, batch: DeviceBatch) -> torch.Tensor:
+    """Give a classifier's logits, float32 [documents, classes], read at the last token of each document."""
+    base = base_of(model)
+    return class_logits(base, target_states(base, batch)[0])
 
 
 def target_logits(model: PreTrainedModel, batch: DeviceBatch) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """Load a finished run to use it: the base as it was trained on, its adapter, its tokenizer and template."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from lorafit.data.classes import padding_id
 from lorafit.errors import ModelError
 from lorafit.model.adapt import load_adapter
+from lorafit.model.classify import Head, labels_in
 from lorafit.model.find import find_model
 from lorafit.model.identity import identify
 from lorafit.model.load import load_base, pick_device
@@ -32,6 +34,7 @@ class Loaded:
     device: torch.device
     base_folder: Path
     recipe: Recipe | None
+    labels: Sequence[str] = ()  # the classes it tells apart; none for a language model
 
 
 def result_folder(run: RunFolder, recipe: Recipe) -> Path:
@@ -106,18 +109,30 @@ def load_run(root: Path) -> Loaded:
     result = result_folder(run, recipe)
     device = pick_device()
     tokenizer = load_tokenizer(result)
+    labels = labels_in(result)
     if isinstance(recipe.adapter, Full):
-        base = load_base(recipe.model, recipe.quantization, device, result)
-        return Loaded(base.model, tokenizer, device, result, recipe)
+        base = load_base(recipe.model, recipe.quantization, device, result, _stored_head(labels))
+        return Loaded(base.model, tokenizer, device, result, recipe, labels)
     folder = base_folder(run, recipe)
     _check_same_base(run, folder)
-    base = load_base(recipe.model, recipe.quantization, device, folder)
-    return Loaded(load_adapter(base.model, result), tokenizer, device, folder, recipe)
+    head = new_head(labels, tokenizer, recipe.seed)
+    base = load_base(recipe.model, recipe.quantization, device, folder, head)
+    return Loaded(load_adapter(base.model, result), tokenizer, device, folder, recipe, labels)
+
+
+def new_head(labels: Sequence[str], tokenizer: PreTrainedTokenizerBase, seed: int) -> Head | None:
+    """Give the head that a run begins with; None where there are no classes."""
+    return Head(labels, padding_id(tokenizer), seed) if labels else None
+
+
+def _stored_head(labels: Sequence[str]) -> Head | None:
+    return Head(labels) if labels else None
 
 
 def load_model(path: str) -> Loaded:
     """Load a model that is no run: a folder, a hub id, or a built-in."""
     folder = find_model(path)
     device = pick_device()
-    base = load_base(ModelSpec(path=path), Unquantized(), device, folder)
-    return Loaded(base.model, load_tokenizer(folder), device, folder, None)
+    labels = labels_in(folder)
+    base = load_base(ModelSpec(path=path), Unquantized(), device, folder, _stored_head(labels))
+    return Loaded(base.model, load_tokenizer(folder), device, folder, None, labels)

@@ -8,6 +8,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from lorafit.data.cache import default_cache
+from lorafit.data.classes import end_documents
 from lorafit.data.prepare import PreparedData, TokenRows, prepare
 from lorafit.errors import ModelError, first_line
 from lorafit.model.find import check_weights, find_model, refuse_code
@@ -49,6 +50,8 @@ def _prepared(
     template = Path(recipe.data.chat_template) if recipe.data.chat_template else None
     tokenizer = load_tokenizer(folder, template)
     data = prepare(recipe, tokenizer, default_cache())
+    if data.labels:
+        end_documents(tokenizer)  # as it was when the rows were tokenised, be that now or long ago
     check_vocabulary([data.train, *([data.validation] if data.validation else [])], config)
     return tokenizer, data
 

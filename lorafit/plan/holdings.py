@@ -16,22 +16,39 @@ TABLE_BYTES = 512 + 1024 + 512
 def weights(question: MemoryQuestion) -> list[Component]:
     """The base model as it lies on the card; what is no linear of a layer is never quantised."""
     shape, size, narrow = question.shape, question.embedding_bytes, question.norm_bytes
-    matrices = 1 if shape.tied else 2
+    matrices = question.vocabulary_matrices
     parts = [
         _linears(question),
         Component(
             "experts, not quantised", shape.expert_parameters * size, f"{shape.expert_parameters:,} x {size} bytes"
         ),
         Component(
-            "embedding and output head" if not shape.tied else "embedding, which is the output head too",
-            shape.embedding_parameters * size,
+            _vocabulary_name(question),
+            question.embedding_parameters * size,
             f"{matrices} x {shape.vocab_size:,} vocabulary x {shape.hidden_size:,} hidden x {size} bytes",
         ),
         Component(
             "norms, biases, routers", shape.other_parameters * narrow, f"{shape.other_parameters:,} x {narrow} bytes"
         ),
     ]
+    if question.classes:
+        parts.append(_class_head(question))
     return [part for part in parts if part.bytes]
+
+
+def _vocabulary_name(question: MemoryQuestion) -> str:
+    if question.classes:
+        return "embedding"
+    return "embedding, which is the output head too" if question.shape.tied else "embedding and output head"
+
+
+def _class_head(question: MemoryQuestion) -> Component:
+    """In float32. An adapter keeps the head as it began beside the one it trains, which is among its own weights."""
+    return Component(
+        "classification head as it began" if not question.is_full else "classification head",
+        4 * question.head_parameters,
+        f"{question.classes:,} classes x {question.shape.hidden_size:,} hidden x 4 bytes",
+    )
 
 
 def _linears(question: MemoryQuestion) -> Component:
@@ -69,6 +86,8 @@ def trained_tensors(question: MemoryQuestion) -> Counter[int]:
         sizes[question.rank * d_out] += count
         if isinstance(question.adapter, Dora):
             sizes[d_out] += count
+    if question.classes:
+        sizes[question.head_parameters] += 1
     return sizes
 
 
@@ -77,7 +96,9 @@ def _all_tensors(question: MemoryQuestion) -> Counter[int]:
     sizes: Counter[int] = Counter()
     for (d_in, d_out), count in shape.linear_sizes.items():
         sizes[d_in * d_out] += count
-    sizes[shape.vocab_size * shape.hidden_size] += 1 if shape.tied else 2
+    sizes[shape.vocab_size * shape.hidden_size] += question.vocabulary_matrices
+    if question.classes:
+        sizes[question.head_parameters] += 1
     sizes.update(layer.expert_parameters for layer in shape.layers if layer.expert_parameters)
     small, rest = divmod(shape.other_parameters, shape.hidden_size)  # norms and biases: a hidden size each
     return sizes + Counter({shape.hidden_size: small, rest: 1 if rest else 0})

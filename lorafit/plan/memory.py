@@ -55,7 +55,7 @@ def estimate(question: MemoryQuestion) -> Estimate:
         context_bytes=CONTEXT_BYTES,
         paged_bytes=paged,
         trainable_parameters=trained,
-        total_parameters=question.shape.total_parameters,
+        total_parameters=question.total_parameters,
     )
 
 
@@ -86,7 +86,7 @@ def _moments(question: MemoryQuestion, held: list[Component], trained: int) -> d
         "backward of a layer": [*held, *_worst_layer(question, played, trained)],
         "optimizer step": [*held, holdings.gradients(question, trained), *_update(question, trained)],
     }
-    if question.is_full:
+    if question.is_full and not question.classes:
         moments["backward of the head"] = [*held, *before, kept, *_head_gradient(question)]
     if question.gpus > 1:
         moments["adding up gradients"] = [*held, holdings.gradients(question, trained), _exchange(trained)]
@@ -120,7 +120,8 @@ def _gradients_by_layer(question: MemoryQuestion, played: Passes, trained: int) 
     if question.accumulation:
         return [question.trained_bytes * trained] * len(played.layers)
     shape = question.shape
-    left = trained - (shape.vocab_size * shape.hidden_size if question.is_full and not shape.tied else 0)
+    left = trained - question.head_parameters
+    left -= shape.vocab_size * shape.hidden_size if question.is_full and question.vocabulary_matrices > 1 else 0
     sizes = []
     for layer in played.layers:
         left -= layer.trained
@@ -137,7 +138,7 @@ def _copies(question: MemoryQuestion, trained: int) -> list[Component]:
     """Autocast's 16-bit copies of trained weights, cached through the forward; without checkpoints layers keep them."""
     if not question.copies_weights:
         return []
-    head = question.shape.vocab_size * question.shape.hidden_size if question.is_full else 0
+    head = question.shape.vocab_size * question.shape.hidden_size if question.is_full and not question.classes else 0
     layers = 0
     if question.checkpointing:
         layers = question.shape.linear_parameters if question.is_full else trained

@@ -136,6 +136,8 @@ CHUNK_LOGITS = 2**25  # float32 values of logits that stand at once under a froz
 
 def head_forward(question: MemoryQuestion, stream_bytes: int) -> Component:
     """Final norm, logits, their float32 copy and log-softmax: the most that is live while the loss is computed."""
+    if question.classes:
+        return _class_head(question, stream_bytes)
     if question.plain_head:
         return _chunked_head(question, stream_bytes)
     if question.stack:
@@ -145,6 +147,8 @@ def head_forward(question: MemoryQuestion, stream_bytes: int) -> Component:
 
 def head_backward(question: MemoryQuestion, stream_bytes: int) -> Component:
     """Log-softmax, its gradient and the gradient of the float32 logits."""
+    if question.classes:
+        return _class_head(question, stream_bytes)
     if question.plain_head:
         return _chunked_head(question, stream_bytes)
     found = _head(question, stream_bytes, "logits, loss and their gradients", 3 * FLOAT32)
@@ -177,6 +181,18 @@ def _chunked_head(question: MemoryQuestion, stream_bytes: int) -> Component:
         rows * 2 * FLOAT32 * shape.vocab_size + (targets * states + question.tokens * normed) * shape.hidden_size,
         f"{rows:,} targets x {2 * FLOAT32} x {shape.vocab_size:,} vocabulary"
         f" + ({targets:,} targets x {states} + {question.tokens:,} tokens x {normed}) x {shape.hidden_size:,} hidden",
+        passing=True,
+    )
+
+
+def _class_head(question: MemoryQuestion, stream_bytes: int) -> Component:
+    """The final norm of every token and its gradient: logits of a few documents are nothing beside them."""
+    size = _norm_bytes(stream_bytes) + 2 * question.compute_bytes
+    tokens, hidden = question.tokens, question.shape.hidden_size
+    return Component(
+        "last states and their gradient",
+        tokens * size * hidden,
+        f"{tokens:,} tokens x {size} x {hidden:,} hidden",
         passing=True,
     )
 

@@ -31,6 +31,7 @@ class MemoryQuestion:
     explicit_attention: bool = False  # `model.attention: eager`
     full_logits: bool = False  # the loss holds all logits at once, as transformers' own does
     stack: Stack | None = None  # plain transformers in place of lorafit's own loop
+    classes: int = 0  # of a classification head, which then takes the place of the output head; 0 without one
     target_share: float = 1.0  # of the tokens that the loss counts, and that therefore have logits
 
     @property
@@ -93,6 +94,31 @@ class MemoryQuestion:
         """The head is frozen and all there is to the logits, so that they are made a chunk at a time."""
         return not (
             self.stack or self.full_logits or self.is_full or self.shape.capped_logits or self.shape.scaled_logits
+        )
+
+    @property
+    def head_parameters(self) -> int:
+        """Values of the classification head."""
+        return self.classes * self.shape.hidden_size
+
+    @property
+    def vocabulary_matrices(self) -> int:
+        """Matrices as large as the vocabulary: the embedding, and the output head if it is another."""
+        return 1 if self.shape.tied or self.classes else 2
+
+    @property
+    def embedding_parameters(self) -> int:
+        """Values in those."""
+        return self.vocabulary_matrices * self.shape.vocab_size * self.shape.hidden_size
+
+    @property
+    def total_parameters(self) -> int:
+        """Of the model without its adapter: a language model, or a classifier with its head."""
+        return (
+            self.shape.total_parameters
+            - self.shape.embedding_parameters
+            + self.embedding_parameters
+            + self.head_parameters
         )
 
     @property

@@ -47,14 +47,16 @@ def publish(
             save_adapter(attached.model, folder, facts)
             _check_adapter(attached.model, folder)
         tokenizer.save_pretrained(folder)
-        card = model_card(recipe, attached.trainable_parameters) if full else _adapter_card(recipe, attached)
+        trained, classes = attached.trainable_parameters, len(data.labels)
+        card = model_card(recipe, trained, classes) if full else _adapter_card(recipe, attached, classes)
         (folder / "README.md").write_text(card, encoding="utf-8")
 
     return record.publish(record.folder.model if full else record.folder.adapter, fill, facts)
 
 
-def _adapter_card(recipe: Recipe, attached: Attached) -> str:
-    return adapter_card(recipe, attached.trainable_parameters, attached.model_parameters, len(attached.targets))
+def _adapter_card(recipe: Recipe, attached: Attached, classes: int) -> str:
+    trained, total = attached.trainable_parameters, attached.model_parameters
+    return adapter_card(recipe, trained, total, len(attached.targets), classes)
 
 
 def _check_adapter(model: torch.nn.Module, folder: Path) -> None:

@@ -11,7 +11,7 @@ from lorafit.model.documents import use_flat_rows
 from lorafit.model.identity import base_hash, identify
 from lorafit.model.load import Base, load_base, pick_device, pick_dtype
 from lorafit.model.memory import free_bytes, recompute_activations
-from lorafit.model.run import file_hashes
+from lorafit.model.run import file_hashes, new_head
 from lorafit.model.tokenizer import read_data
 from lorafit.plan.find_shape import read_config
 from lorafit.plan.plan import Plan, make_plan
@@ -43,16 +43,18 @@ def train(recipe: Recipe, folder: RunFolder, run: Run | None) -> dict[str, objec
                 model_folder, tokenizer, data = read_data(recipe)
             record.say(data_text(data))
             room = free_bytes(ranks.device, ranks.count)
-            base = load_base(recipe.model, recipe.quantization, ranks.device, model_folder)
+            head = new_head(data.labels, tokenizer, recipe.seed)
+            base = load_base(recipe.model, recipe.quantization, ranks.device, model_folder, head)
             attached = adapt(recipe, base)
-            sizes = choose_sizes(recipe, read_config(model_folder / "config.json"), base.dtype, ranks.count, room)
+            config, classes = read_config(model_folder / "config.json"), len(data.labels)
+            sizes = choose_sizes(recipe, config, base.dtype, ranks.count, room, classes)
             loop = make_loop(recipe, attached, data, sizes, ranks, base)
             course = Course(loop, data, record, requests)
             identity = identify(base.folder)
             if ranks.is_first:
                 record.manifest(_manifest(recipe, base, identity, data, ranks))
                 record.write_json(folder.data_report, data.report.as_json())
-            _describe(record, recipe, base, attached, loop.plan, sizes)
+            _describe(record, recipe, base, attached, loop.plan, sizes, classes)
             with reporting(loop.plan.total_steps, course.resume(), speaks=ranks.is_first) as reporter:
                 course.run(reporter)
             commit = publish(record, recipe, attached, tokenizer, data, base_hash(identity))
@@ -94,7 +96,12 @@ def dry_run(recipe: Recipe, world_size: int) -> dict[str, object]:
     device = pick_device()
     dtype = pick_dtype(recipe.model.dtype, device)
     sizes = choose_sizes(
-        recipe, read_config(model_folder / "config.json"), dtype, world_size, free_bytes(device, world_size)
+        recipe,
+        read_config(model_folder / "config.json"),
+        dtype,
+        world_size,
+        free_bytes(device, world_size),
+        len(data.labels),
     )
     plan = make_plan(
         recipe.training, len(data.train_packs), world_size, sizes.micro_batch_size, sizes.gradient_checkpointing
@@ -144,14 +151,17 @@ def precision(base: Base) -> AbstractContextManager[object]:
     return torch.autocast(base.device.type, dtype=base.dtype)
 
 
-def _describe(record: Record, recipe: Recipe, base: Base, attached: Attached, plan: Plan, sizes: Sizes) -> None:
+def _describe(
+    record: Record, recipe: Recipe, base: Base, attached: Attached, plan: Plan, sizes: Sizes, classes: int
+) -> None:
     """Say what is about to happen, before it does."""
     total = attached.model_parameters
     counts = leaf_counts(attached.targets)
     targets = ", ".join(f"{leaf} x{count}" for leaf, count in counts.items()) or "every weight"
+    head = f" and a head of {classes:,} classes" if classes else ""
     record.say(
         f"model: {recipe.model.path} ({total:,} parameters, {recipe.quantization.kind}, {base.dtype}, {base.device})\n"
-        f"adapter: {recipe.adapter.kind} on {targets}; {attached.trainable_parameters:,} trained "
+        f"adapter: {recipe.adapter.kind} on {targets}{head}; {attached.trainable_parameters:,} trained "
         f"({percent(attached.trainable_parameters, total)})\n"
         f"{plan_text(plan, sizes)}"
     )

@@ -25,15 +25,20 @@ class Sizes:
 
 
 def choose_sizes(
-    recipe: Recipe, config: Mapping[str, object], dtype: torch.dtype, world_size: int, free_bytes: int
+    recipe: Recipe,
+    config: Mapping[str, object],
+    dtype: torch.dtype,
+    world_size: int,
+    free_bytes: int,
+    classes: int = 0,
 ) -> Sizes:
     """Resolve `auto`: recompute only when a row does not fit without it, then take the most rows that fit.
 
-    `free_bytes` is what this process may use for everything, the base included.
+    `free_bytes` is what this process may use for everything, the base included; `classes` are those of a head.
     """
     training = recipe.training
     try:
-        question = _question(recipe, config, dtype, world_size)
+        question = replace(_question(recipe, config, dtype, world_size), classes=classes)
     except ModelError:
         rows = 1 if training.micro_batch_size == "auto" else training.micro_batch_size
         return Sizes(rows, training.gradient_checkpointing != "none", None)
