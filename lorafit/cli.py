@@ -160,6 +160,7 @@ def estimate_vram(
     micro_batch_size: Annotated[int | None, typer.Option(min=1, help="Rows per forward pass.")] = None,
     gpus: Annotated[int, typer.Option(min=1, help="GPUs; bytes are given for each.")] = 1,
     gpu: Annotated[str | None, typer.Option(help="Card to fit on: 24GB, rtx-4090, h100, ...")] = None,
+    sweep: Annotated[str | None, typer.Option(help="One setting over a range: max_length=1k..64k.")] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Trace the real step too (seconds, no GPU).")] = False,
     engine: Annotated[str, typer.Option(help="lorafit, or plain transformers[@VERSION] with PEFT.")] = "lorafit",
     upcast: Annotated[str | None, typer.Option(help="What transformers turns to float32: none, norms, all.")] = None,
@@ -183,6 +184,7 @@ def estimate_vram(
         gpu=gpu,
         engine=engine,
         upcast=upcast,
+        swept=sweep,
     )
     if exact:
         quiet_libraries()

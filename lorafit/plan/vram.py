@@ -13,6 +13,7 @@ from lorafit.plan.memory import estimate
 from lorafit.plan.question import Estimate, MemoryQuestion
 from lorafit.plan.shapes import NamedShape
 from lorafit.plan.stack import Stack, find_stack
+from lorafit.plan.sweep import Sweep, sweep
 from lorafit.recipe.quantization import Unquantized
 from lorafit.recipe.schema import Recipe
 
@@ -53,6 +54,7 @@ class Answer:
     fit: Fit | None
     advice: list[Advice]
     assumptions: list[str]
+    sweep: Sweep | None = None  # one setting over a range, where it was asked for
     exact: Exact | None = None  # the real step traced, where it was asked for
 
     def as_json(self) -> dict[str, object]:
@@ -79,6 +81,7 @@ class Answer:
             "assumptions": self.assumptions,
             "engine": self.question.stack.name if self.question.stack else "lorafit",
             "alternatives": self.model.alternatives,
+            "sweep": self.sweep.as_json() if self.sweep else None,
             "exact": self.exact.as_json(found.peak_bytes) if self.exact else None,
         }
 
@@ -114,6 +117,7 @@ def answer(
     gpu: str | None,
     engine: str = "lorafit",
     upcast: str | None = None,
+    swept: str | None = None,
 ) -> Answer:
     """Estimate for a recipe, or for a model's name; options take the place of the recipe's settings.
 
@@ -147,6 +151,7 @@ def answer(
         fit=_fit(question, result, card) if card else None,
         advice=advise(question),
         assumptions=_assumptions(asked, question, card),
+        sweep=sweep(swept, question, card.capacity_bytes if card else None) if swept else None,
     )
 
 

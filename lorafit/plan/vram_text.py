@@ -18,6 +18,8 @@ MOST_ALTERNATIVES = 8
 def as_text(answer: "Answer") -> str:
     """Lay out what was asked, the sum by component, the verdict, and what would help."""
     blocks = [_header(answer), _table(answer)]
+    if answer.sweep:
+        blocks.append(answer.sweep.as_text())
     if answer.exact:
         blocks.append(answer.exact.as_text(answer.estimate.peak_bytes))
     if answer.fit:

@@ -1,0 +1,133 @@
+"""One setting over a range of values: the memory of each, as a table."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from lorafit.errors import RecipeError
+from lorafit.plan.memory import estimate
+from lorafit.plan.question import MemoryQuestion
+from lorafit.recipe.adapters import Full
+
+MOST_VALUES = 32
+GIB = 2**30
+WIDTH = 40  # characters of the longest bar
+_RANGE = re.compile(r"(max_length|micro_batch_size|rank)=(\d+k?)(?:\.\.(\d+k?)|((?:,\d+k?)*))")
+
+
+def _with_length(question: MemoryQuestion, value: int) -> MemoryQuestion:
+    return replace(question, max_length=value)
+
+
+def _with_rows(question: MemoryQuestion, value: int) -> MemoryQuestion:
+    return replace(question, micro_batch_size=value)
+
+
+def _with_rank(question: MemoryQuestion, value: int) -> MemoryQuestion:
+    if isinstance(question.adapter, Full):
+        raise _fault("full fine-tuning has no rank")
+    return replace(question, adapter=question.adapter.model_copy(update={"rank": value}))
+
+
+SETTINGS: dict[str, Callable[[MemoryQuestion, int], MemoryQuestion]] = {
+    "max_length": _with_length,
+    "micro_batch_size": _with_rows,
+    "rank": _with_rank,
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One value of the setting, and the memory it takes."""
+
+    value: int
+    peak_bytes: int
+    on_card_bytes: int
+    peak_phase: str
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The table; `capacity_bytes` is the card's, where one was named."""
+
+    setting: str
+    points: list[Point]
+    capacity_bytes: int | None
+
+    def as_json(self) -> list[dict[str, object]]:
+        """Give one object for each value."""
+        return [
+            {
+                self.setting: point.value,
+                "peak_bytes": point.peak_bytes,
+                "on_card_bytes": point.on_card_bytes,
+                "peak_phase": point.peak_phase,
+                "fits": self._fits(point),
+            }
+            for point in self.points
+        ]
+
+    def as_text(self) -> str:
+        """Draw a bar for each value."""
+        most = max(point.on_card_bytes for point in self.points)
+        lines = [f"{self.setting:>16}  {'peak':>8}  {'on card':>8}  GiB"]
+        lines += [
+            f"{point.value:>16,}  {point.peak_bytes / GIB:8.2f}  {point.on_card_bytes / GIB:8.2f}  "
+            f"{'#' * max(1, round(WIDTH * point.on_card_bytes / most))}{self._mark(point)}"
+            for point in self.points
+        ]
+        return "\n".join(lines)
+
+    def _fits(self, point: Point) -> bool | None:
+        return None if self.capacity_bytes is None else point.on_card_bytes <= self.capacity_bytes
+
+    def _mark(self, point: Point) -> str:
+        return " does not fit" if self._fits(point) is False else ""
+
+
+def sweep(text: str, question: MemoryQuestion, capacity_bytes: int | None) -> Sweep:
+    """Answer for each value of `max_length=1k..64k` (doubling) or `rank=8,16,64`. Raises RecipeError."""
+    found = _RANGE.fullmatch(text.replace(" ", ""))
+    if found is None:
+        raise _fault(f"{text!r} is no setting with a range")
+    values = _doubled(_number(found[2]), _number(found[3])) if found[3] else _listed(found[2] + (found[4] or ""))
+    change = SETTINGS[found[1]]
+    return Sweep(found[1], [_point(value, change(question, value)) for value in values], capacity_bytes)
+
+
+def _point(value: int, question: MemoryQuestion) -> Point:
+    found = estimate(question)
+    return Point(value, found.peak_bytes, found.on_card_bytes, found.peak_phase)
+
+
+def _number(text: str) -> int:
+    """A plain number, or thousands of 1,024."""
+    value = int(text.removesuffix("k")) * (1024 if text.endswith("k") else 1)
+    if not 1 <= value <= 2**24:
+        raise _fault(f"{text} is out of range")
+    return value
+
+
+def _doubled(low: int, high: int) -> list[int]:
+    if high < low:
+        raise _fault("the range ends before it begins")
+    values = [low]
+    while values[-1] * 2 <= high:
+        values.append(values[-1] * 2)
+    return values if values[-1] == high else [*values, high]
+
+
+def _listed(text: str) -> list[int]:
+    values = [_number(part) for part in text.split(",")]
+    if len(values) > MOST_VALUES:
+        raise _fault(f"{len(values)} values are too many")
+    return values
+
+
+def _fault(what: str) -> RecipeError:
+    return RecipeError(
+        what,
+        where="--sweep",
+        fix="write max_length=1k..64k, micro_batch_size=1..16, or rank=8,16,64",
+        code="E2-USAGE",
+    )

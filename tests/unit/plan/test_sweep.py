@@ -1,0 +1,56 @@
+"""A sweep: the values it stands for, and that each is the estimate of that value."""
+
+from dataclasses import replace
+
+import pytest
+
+from lorafit.errors import RecipeError
+from lorafit.plan.memory import estimate
+from lorafit.plan.question import MemoryQuestion
+from lorafit.plan.shapes import shape_by_name
+from lorafit.plan.sweep import sweep
+from lorafit.recipe.adapters import Full, Lora
+from lorafit.recipe.quantization import Unquantized
+
+QUESTION = MemoryQuestion(shape_by_name("llama-3.2-1b").shape, Lora(), Unquantized())
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("max_length=1k..8k", [1024, 2048, 4096, 8192]),
+        ("max_length=1000..3000", [1000, 2000, 3000]),
+        ("micro_batch_size=1..1", [1]),
+        ("rank=8,64, 16", [8, 64, 16]),
+        ("rank=8", [8]),
+    ],
+)
+def test_the_values_of_a_range(text: str, values: list[int]) -> None:
+    assert [point.value for point in sweep(text, QUESTION, None).points] == values
+
+
+def test_each_point_is_the_estimate_of_its_value() -> None:
+    for point in sweep("max_length=1k..4k", QUESTION, None).points:
+        assert point.peak_bytes == estimate(replace(QUESTION, max_length=point.value)).peak_bytes
+    eight, sixteen = sweep("rank=8,16", QUESTION, None).points
+    assert sixteen.peak_bytes > eight.peak_bytes
+
+
+def test_what_does_not_fit_is_marked() -> None:
+    found = sweep("max_length=1k..64k", QUESTION, 6 * 2**30)
+    fits = [row["fits"] for row in found.as_json()]
+    assert fits == sorted(fits, reverse=True)
+    assert {True, False} == set(fits)
+    assert found.as_text().count("does not fit") == fits.count(False)
+    assert all(row["fits"] is None for row in sweep("rank=8", QUESTION, None).as_json())
+
+
+@pytest.mark.parametrize("text", ["", "rank", "rank=0", "rank=8..4", "alpha=1..2", "max_length=1..99999999k"])
+def test_faults(text: str) -> None:
+    with pytest.raises(RecipeError):
+        sweep(text, QUESTION, None)
+
+
+def test_full_fine_tuning_has_no_rank() -> None:
+    with pytest.raises(RecipeError, match="no rank"):
+        sweep("rank=8", replace(QUESTION, adapter=Full()), None)
