@@ -1,5 +1,6 @@
 """What preview shows is what is trained: the same tokens and labels as in the batches of a run."""
 
+import dataclasses
 import io
 import json
 import os
@@ -16,6 +17,7 @@ from rich.text import Text
 
 from lorafit.cli import main
 from lorafit.data.batch import FlatBatch, flat_batch
+from lorafit.data.token_rows import row_hash
 from lorafit.errors import DataError
 from lorafit.recipe.load import LoadedRecipe, load_recipe
 from lorafit.report.preview import look
@@ -290,6 +292,17 @@ def test_a_reader_that_goes_away(tiny_model: Path, tmp_path: Path) -> None:
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_under_a_head_the_class_is_what_is_trained(tiny_model: Path, tmp_path: Path) -> None:
+    preview = look(write_recipe(tmp_path, tiny_model).recipe, 1)
+    table = preview.data.train.table.copy()
+    table["label"], table["hash"][0] = 1, row_hash(*preview.data.train.row(0), "yes")
+    classed = dataclasses.replace(preview.data.train, table=table, labels=("no", "yes"))
+    report = dataclasses.replace(preview.report, labels=["no", "yes"])
+    preview.data = dataclasses.replace(preview.data, train=classed, report=report)
+    assert preview.as_json()["rows"][0]["class"] == "yes"  # type: ignore[index]
+    assert "tokens, class yes" in "\n".join(line.plain for line in lines(preview, full=False, coloured=False, width=80))
 
 
 def test_coloured_and_plain_say_the_same(tiny_model: Path, tmp_path: Path) -> None:
