@@ -160,6 +160,8 @@ def estimate_vram(
     micro_batch_size: Annotated[int | None, typer.Option(min=1, help="Rows per forward pass.")] = None,
     gpus: Annotated[int, typer.Option(min=1, help="GPUs; bytes are given for each.")] = 1,
     gpu: Annotated[str | None, typer.Option(help="Card to fit on: 24GB, rtx-4090, h100, ...")] = None,
+    tokens: Annotated[int | None, typer.Option(min=1, help="Tokens to train on, over all epochs.")] = None,
+    price_per_hour: Annotated[float | None, typer.Option(min=0, help="Of one GPU, in any currency.")] = None,
     sweep: Annotated[str | None, typer.Option(help="One setting over a range: max_length=1k..64k.")] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Trace the real step too (seconds, no GPU).")] = False,
     engine: Annotated[str, typer.Option(help="lorafit, or plain transformers[@VERSION] with PEFT.")] = "lorafit",
@@ -185,6 +187,8 @@ def estimate_vram(
         engine=engine,
         upcast=upcast,
         swept=sweep,
+        tokens=tokens,
+        price_per_hour=price_per_hour,
     )
     if exact:
         quiet_libraries()

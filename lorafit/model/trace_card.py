@@ -12,6 +12,7 @@ from unittest.mock import patch
 
 import torch
 from torch import nn
+from torch.autograd import graph
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
@@ -92,7 +93,15 @@ def card_semantics(lengths: tuple[int, ...]) -> Iterator[None]:
         """Cut at lengths that need not be read from a tensor, which has no values here."""
         return list(zip(*(torch.split(tensor, list(lengths), dim=2) for tensor in tensors), strict=True))
 
+    run_backward = graph._engine_run_backward
+
+    def backward(*args: Any, **settings: Any) -> Any:
+        """A call that the mode has seen runs without it; recomputation within must be seen again."""
+        with AsOnCard():
+            return run_backward(*args, **settings)
+
     with (
+        patch.object(torch.autograd, "_engine_run_backward", backward),
         patch.object(nn.Module, "_apply", here),
         patch.object(torch, "is_autocast_enabled", either),
         patch.object(attention, "_has_varlen_kernel", has_kernel),

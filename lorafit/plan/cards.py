@@ -25,6 +25,7 @@ class Card:
     name: str
     capacity_bytes: int
     bfloat16: bool = True  # cards before Ampere do not compute in it
+    tflops: float | None = None  # dense products in bfloat16 by the maker's data sheet, in 10^12 a second
 
 
 @cache
@@ -32,9 +33,13 @@ def cards() -> dict[str, Card]:
     """Read the catalogue: usable memory as torch reports it on such a card."""
     with Path(__file__).with_name("cards.csv").open(encoding="utf-8", newline="") as lines:
         rows = list(csv.DictReader(lines))
-    return {
-        row["name"]: Card(row["name"], int(float(row["usable_gib"]) * GIB), row["bfloat16"] == "yes") for row in rows
-    }
+    return {row["name"]: _card(row) for row in rows}
+
+
+def _card(row: dict[str, str]) -> Card:
+    speed = row["bfloat16_tflops"]
+    capacity = int(float(row["usable_gib"]) * GIB)
+    return Card(row["name"], capacity, row["bfloat16"] == "yes", float(speed) if speed else None)
 
 
 def find_card(text: str) -> Card:

@@ -14,6 +14,7 @@ from lorafit.plan.question import Estimate, MemoryQuestion
 from lorafit.plan.shapes import NamedShape
 from lorafit.plan.stack import Stack, find_stack
 from lorafit.plan.sweep import Sweep, sweep
+from lorafit.plan.work import Work, work
 from lorafit.recipe.quantization import Unquantized
 from lorafit.recipe.schema import Recipe
 
@@ -54,6 +55,7 @@ class Answer:
     fit: Fit | None
     advice: list[Advice]
     assumptions: list[str]
+    work: Work
     sweep: Sweep | None = None  # one setting over a range, where it was asked for
     exact: Exact | None = None  # the real step traced, where it was asked for
 
@@ -81,6 +83,7 @@ class Answer:
             "assumptions": self.assumptions,
             "engine": self.question.stack.name if self.question.stack else "lorafit",
             "alternatives": self.model.alternatives,
+            "work": self.work.as_json(),
             "sweep": self.sweep.as_json() if self.sweep else None,
             "exact": self.exact.as_json(found.peak_bytes) if self.exact else None,
         }
@@ -118,6 +121,8 @@ def answer(
     engine: str = "lorafit",
     upcast: str | None = None,
     swept: str | None = None,
+    tokens: int | None = None,
+    price_per_hour: float | None = None,
 ) -> Answer:
     """Estimate for a recipe, or for a model's name; options take the place of the recipe's settings.
 
@@ -151,6 +156,7 @@ def answer(
         fit=_fit(question, result, card) if card else None,
         advice=advise(question),
         assumptions=_assumptions(asked, question, card),
+        work=work(question, card, tokens, price_per_hour),
         sweep=sweep(swept, question, card.capacity_bytes if card else None) if swept else None,
     )
 

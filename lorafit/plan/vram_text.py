@@ -18,6 +18,7 @@ MOST_ALTERNATIVES = 8
 def as_text(answer: "Answer") -> str:
     """Lay out what was asked, the sum by component, the verdict, and what would help."""
     blocks = [_header(answer), _table(answer)]
+    blocks.append(answer.work.as_text())
     if answer.sweep:
         blocks.append(answer.sweep.as_text())
     if answer.exact:

@@ -30,6 +30,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "qdora": {"adapter": Dora(), "quantization": Nf4()},
     "full, activations kept": {"adapter": Full(), "checkpointing": False},
     "two rows, dropout, all logits": {"adapter": Lora(dropout=0.1), "micro_batch_size": 2},
+    "dropout, recomputed": {"adapter": Lora(dropout=0.05), "accumulation": False},
     "attention of a few layers": {"adapter": Lora(target_modules={"regex": r".*layers\.[13]\.self_attn\.q_proj"})},
 }
 

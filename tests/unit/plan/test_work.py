@@ -1,0 +1,64 @@
+"""Operations, speed, time and cost, against figures that were worked out elsewhere."""
+
+from dataclasses import replace
+
+import pytest
+
+from lorafit.errors import RecipeError
+from lorafit.plan.cards import cards, find_card
+from lorafit.plan.question import MemoryQuestion
+from lorafit.plan.shapes import shape_by_name
+from lorafit.plan.work import work
+from lorafit.recipe.adapters import Full, Lora
+from lorafit.recipe.quantization import Unquantized
+
+KEPT = MemoryQuestion(shape_by_name("llama-3-8b").shape, Lora(), Unquantized(), max_length=4096, checkpointing=False)
+
+
+def test_a_known_ceiling() -> None:
+    """On 790 TFLOP/s an 8B model at 4,096 tokens runs at 23,200 tokens a second, recomputed at 16,080."""
+    assert 790e12 / work(KEPT, None, None, None).flops_per_token == pytest.approx(23_200, rel=0.02)
+    recomputed = work(replace(KEPT, checkpointing=True), None, None, None)
+    assert 790e12 / recomputed.flops_per_token == pytest.approx(16_080, rel=0.02)
+
+
+def test_experts_count_as_far_as_they_are_picked() -> None:
+    """Qwen3-30B-A3B meets some 3 billion weights a token."""
+    sparse = replace(KEPT, shape=shape_by_name("Qwen/Qwen3-30B-A3B").shape, max_length=8)
+    assert work(sparse, None, None, None).flops_per_token / 4 == pytest.approx(3.0e9, rel=0.1)
+
+
+def test_all_weights_trained_is_half_as_much_again() -> None:
+    short = replace(KEPT, max_length=8)
+    full = work(replace(short, adapter=Full()), None, None, None).flops_per_token
+    assert full == pytest.approx(1.5 * work(short, None, None, None).flops_per_token, rel=0.01)
+
+
+def test_time_and_cost() -> None:
+    found = work(KEPT, find_card("h100"), 10**9, 2.0)
+    assert found.tokens_per_second
+    assert found.hours
+    assert found.cost
+    assert found.hours[0] == pytest.approx(10**9 / found.tokens_per_second[1] / 3600)
+    assert found.cost[1] == pytest.approx(2 * found.hours[1])
+    two = work(replace(KEPT, gpus=2), find_card("h100"), 10**9, 2.0)
+    assert two.hours
+    assert two.cost
+    assert two.hours[0] == pytest.approx(found.hours[0] / 2)
+    assert two.cost == pytest.approx(found.cost)
+    assert "hours" in found.as_text()
+    assert "Cost" in found.as_text()
+
+
+def test_what_is_not_known_is_not_said() -> None:
+    found = work(KEPT, None, 10**9, None)
+    assert (found.tokens_per_second, found.hours, found.cost) == (None, None, None)
+    assert work(KEPT, find_card("24GB"), 10**9, None).hours is None
+    with pytest.raises(RecipeError, match="a price needs the time"):
+        work(KEPT, None, 10**9, 2.0)
+
+
+def test_speeds_of_the_catalogue() -> None:
+    speeds = {name: card.tflops for name, card in cards().items() if card.tflops}
+    assert speeds["a100-80gb"] == 312
+    assert all(50 <= speed <= 3000 for speed in speeds.values())
