@@ -1,6 +1,5 @@
 """What preview shows is what is trained: the same tokens and labels as in the batches of a run."""
 
-import dataclasses
 import io
 import json
 import os
@@ -17,7 +16,6 @@ from rich.text import Text
 
 from lorafit.cli import main
 from lorafit.data.batch import FlatBatch, flat_batch
-from lorafit.data.token_rows import row_hash
 from lorafit.errors import DataError
 from lorafit.recipe.load import LoadedRecipe, load_recipe
 from lorafit.report.preview import look
@@ -295,13 +293,12 @@ def test_a_reader_that_goes_away(tiny_model: Path, tmp_path: Path) -> None:
 
 
 def test_under_a_head_the_class_is_what_is_trained(tiny_model: Path, tmp_path: Path) -> None:
-    preview = look(write_recipe(tmp_path, tiny_model).recipe, 1)
-    table = preview.data.train.table.copy()
-    table["label"], table["hash"][0] = 1, row_hash(*preview.data.train.row(0), "yes")
-    classed = dataclasses.replace(preview.data.train, table=table, labels=("no", "yes"))
-    report = dataclasses.replace(preview.report, labels=["no", "yes"])
-    preview.data = dataclasses.replace(preview.data, train=classed, report=report)
-    assert preview.as_json()["rows"][0]["class"] == "yes"  # type: ignore[index]
+    loaded = write_recipe(tmp_path, tiny_model, data__validation=None)
+    write_rows(tmp_path / "train.jsonl", [{"text": f"is {n} odd", "label": ["no", "yes"][n % 2]} for n in range(8)])
+    preview = look(loaded.recipe, ALL)
+    rows: list[dict[str, Any]] = preview.as_json()["rows"]  # type: ignore[assignment]
+    assert [row["class"] for row in rows] == ["no", "yes"] * 4
+    assert {label for row in rows for label in row["labels"]} == {-100}
     assert "tokens, class yes" in "\n".join(line.plain for line in lines(preview, full=False, coloured=False, width=80))
 
 
