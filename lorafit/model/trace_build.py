@@ -47,6 +47,7 @@ def shortened(config: Mapping[str, object], layers: int) -> PretrainedConfig:
         raise _no_class(config, KeyError(kind))
     depth_key = "n_layer" if "n_layer" in inner else "num_hidden_layers"
     inner[depth_key] = layers
+    inner.setdefault("pad_token_id", None)  # a default may lie beyond this vocabulary
     for key in ("layer_types", "mlp_layer_types"):
         if isinstance(inner.get(key), list):
             inner[key] = inner[key][:layers]
