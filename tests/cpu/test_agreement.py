@@ -7,6 +7,7 @@ import pytest
 from scripts.vram_agreement import agreements
 
 
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize("count", [pytest.param(n, marks=pytest.mark.slow) for n in (20, 500)])
 def test_the_estimate_agrees_with_the_trace(count: int) -> None:
     found = list(agreements(count, seed=3))
