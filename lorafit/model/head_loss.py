@@ -60,6 +60,7 @@ class _HeadLoss(torch.autograd.Function):
                 nats += _nats(logits, targets[part])
                 if gradient is not None:
                     torch.mm(_logit_gradient(logits, targets[part]).to(weight.dtype), weight, out=gradient[part])
+                del logits  # before the next chunk's are made
         if gradient is not None:
             ctx.save_for_backward(gradient)
         return nats

@@ -70,6 +70,8 @@ def numbers(node: outline.Node) -> st.SearchStrategy[float]:
 
 def blocks(node: outline.Node) -> st.SearchStrategy[dict[str, Any]]:
     required = {"version", "model", "data", "path", "train", "regex", "kind"}  # `path` in validation: see repaired
+    if "properties" not in node:  # free keys: which are known is the format's to say
+        return st.just({})
     fields = {key: values(below) for key, below in node["properties"].items()}
     return st.fixed_dictionaries(
         {key: drawn for key, drawn in fields.items() if key in required},

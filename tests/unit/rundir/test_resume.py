@@ -29,7 +29,7 @@ REFUSED = {
     "adapter.target_modules.regex", "adapter.rslora", "adapter.init_from",
     "data.train.path", "data.train.format", "data.train.split", "data.train.weight", "data.train.limit",
     "data.validation.fraction", "data.validation.path", "data.validation.format", "data.validation.split",
-    "data.validation.limit", "data.classification",
+    "data.validation.limit", "data.train.columns", "data.validation.columns", "data.classification",
     "data.max_length", "data.packing", "data.train_on", "data.on_overlong", "data.on_bad_row", "data.chat_template",
     "training.epochs", "training.max_steps", "training.global_batch_size", "training.learning_rate",
     "training.schedule", "training.warmup", "training.weight_decay", "training.max_grad_norm", "training.optimizer",
