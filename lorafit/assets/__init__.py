@@ -1,4 +1,4 @@
-"""The model and the data set that ship with the package, so that the whole story runs offline."""
+"""The model and the data sets that ship with the package, so that the whole story runs offline."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from lorafit.errors import RecipeError
 
 PREFIX = "builtin:"
-NAMES = ("tiny", "sql")
+NAMES = ("tiny", "sql", "questions")
 
 
 def folder(path: str) -> Path | None:
@@ -15,7 +15,7 @@ def folder(path: str) -> Path | None:
         return None
     name = path.removeprefix(PREFIX)
     if name not in NAMES:
-        fix = "there are builtin:tiny (model) and builtin:sql (data)"
+        fix = "there are builtin:tiny (model), builtin:sql and builtin:questions (data)"
         raise RecipeError(f"no built-in is called {path!r}", fix=fix, code="E2-BUILTIN")
     return Path(str(files("lorafit.assets"))) / name
 

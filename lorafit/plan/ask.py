@@ -106,8 +106,13 @@ def _targets(text: str) -> TargetModules:
     return _KEYWORDS.get(text) or [name.strip() for name in text.split(",") if name.strip()]
 
 
-def ask(recipe: Recipe, shape: ModelShape, gpus: int, card: Card | None, stack: Stack | None = None) -> MemoryQuestion:
-    """Make the question, with every `auto` resolved: on a card to what fits, else to one row, recomputed."""
+def ask(
+    recipe: Recipe, shape: ModelShape, gpus: int, card: Card | None, stack: Stack | None = None, classes: int = 0
+) -> MemoryQuestion:
+    """Make the question, with every `auto` resolved: on a card to what fits, else to one row, recomputed.
+
+    `classes` are those of a classification head, 0 without one.
+    """
     training = recipe.training
     size = training.micro_batch_size
     rows = 1 if size == "auto" else size
@@ -124,6 +129,7 @@ def ask(recipe: Recipe, shape: ModelShape, gpus: int, card: Card | None, stack: 
         gpus=gpus,
         explicit_attention=recipe.model.attention == "eager",
         stack=stack,
+        classes=classes,
     )
     if card is None:
         return question

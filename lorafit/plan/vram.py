@@ -123,8 +123,11 @@ def answer(
     swept: str | None = None,
     tokens: int | None = None,
     price_per_hour: float | None = None,
+    classes: int = 0,
 ) -> Answer:
     """Estimate for a recipe, or for a model's name; options take the place of the recipe's settings.
+
+    `classes` are those of a classification head, 0 for a language model.
 
     Raises:
         RecipeError: no model, or an unknown method, card or target module.
@@ -146,7 +149,7 @@ def answer(
     found = find_shape(name, None if model else base.model.revision)
     attention = asked.model.attention
     stack = find_stack(engine, upcast, "sdpa" if attention == "auto" else attention)
-    question = ask(asked, found.shape, gpus, card, stack)
+    question = ask(asked, found.shape, gpus, card, stack, classes)
     result = estimate(question)
     return Answer(
         asked=name,
@@ -190,6 +193,8 @@ def _assumptions(recipe: Recipe, question: MemoryQuestion, card: Card | None) ->
     """What the answer takes for granted."""
     length = question.max_length
     said = [f"every row is full ({length:,} tokens) and the loss counts every token, the most a step can hold"]
+    if question.classes:
+        said = [f"every row is full ({length:,} tokens); a head of {question.classes:,} classes reads its last token"]
     if recipe.model.dtype == "auto":
         reason = "a card that computes in it" if card is None or card.bfloat16 else f"{card.name} has no bfloat16"
         said.append(f"base weights in {question.dtype}: {reason}")

@@ -8,6 +8,7 @@ from unittest.mock import patch
 import torch
 from torch import nn
 
+from lorafit.errors import RecipeError
 from lorafit.model.trace_depth import exact
 from lorafit.plan.question import MemoryQuestion
 from lorafit.plan.vram import Answer
@@ -17,7 +18,9 @@ from lorafit.train.optimizer import build_optimizer
 
 
 def with_trace(answer: Answer) -> Answer:
-    """Add the exact peak to an answer. ModelError where the model cannot be built."""
+    """Add the exact peak to an answer. ModelError where the model cannot be built, RecipeError for a classifier."""
+    if answer.question.classes:
+        raise RecipeError("--exact traces language models, no classifiers yet", fix="leave it out", code="E2-NOT-BUILT")
     return replace(answer, exact=exact(answer.question, answer.model.config, fake_optimizer))
 
 

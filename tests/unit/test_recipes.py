@@ -24,7 +24,7 @@ def lorafit(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 
 
 def test_none_is_missed() -> None:
-    assert len(RECIPES) == 8
+    assert len(RECIPES) == 9
 
 
 @every_recipe
