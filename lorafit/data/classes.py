@@ -53,7 +53,7 @@ def end_documents(tokenizer: "PreTrainedTokenizerBase") -> None:
     special token to pad with, texts stay as the tokenizer has them.
     """
     padding, end = padding_id(tokenizer), tokenizer.eos_token_id
-    tokenizer.padding_side = "right"
+    tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = "right"  # the second is what is saved
     if padding is None:
         return
     if tokenizer.pad_token_id != padding:

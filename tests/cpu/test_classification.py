@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ from lorafit.train.course import Course
 from lorafit.train.run import adapt
 from lorafit.train.start import look_ahead, start
 
+SHARED = Path(os.environ.get("LORAFIT_SHARED", Path(__file__).parents[2].with_name("shared"))) / "models"
+REAL = sorted(str(path.parent.relative_to(SHARED)) for path in SHARED.glob("**/tokenizer.json"))
 COLOURS = ("red", "green", "blue")
 CPU = torch.device("cpu")
 
@@ -283,6 +286,21 @@ def test_the_saved_tokenizer_ends_its_texts(tmp_path: Path) -> None:
     again = AutoTokenizer.from_pretrained(tmp_path)
     assert again("ab\nc")["input_ids"] == encoded.tokens.tolist() == [*tokenizer("ab\nc")["input_ids"]]  # type: ignore[union-attr]
     assert again("ab")["input_ids"] == [*before, tokenizer.eos_token_id]
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_tokenizers_end_texts_alike_after_saving(name: str, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(SHARED / name)
+    plain, before = tokenizer("x, y!", add_special_tokens=False)["input_ids"], tokenizer("x, y!")["input_ids"]
+    size = len(tokenizer)
+    end_documents(tokenizer)
+    tokenizer.save_pretrained(tmp_path)
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    ended = [] if padding_id(tokenizer) == tokenizer.eos_token_id else [tokenizer.eos_token_id]  # GPT-2 has no other
+    assert tokenizer("x, y!")["input_ids"] == again("x, y!")["input_ids"] == [*before, *ended]
+    assert again("x, y!", add_special_tokens=False)["input_ids"] == plain
+    assert (len(again), again.padding_side) == (size, "right")
+    assert again.pad_token_id == padding_id(tokenizer)
 
 
 def test_padding_is_never_the_end_of_a_text() -> None:
