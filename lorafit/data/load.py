@@ -1,43 +1,27 @@
 """One source, from its rows to tokens, with the account of what became of each row."""
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cached_property
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from lorafit.data.cache import Cache, Loaded, NotKept
 from lorafit.data.cache_key import Key, Keys, tokenizer_hash
-from lorafit.data.chat import NOTES, ChatRenderer, Rendered, TemplateFault
-from lorafit.data.classes import ClassEncoder, as_words
+from lorafit.data.chat import TemplateFault
 from lorafit.data.faults import BadRow, ReadLog, grouped
 from lorafit.data.lengths import Overlong
 from lorafit.data.report import Counts, FileRecord, SourceReport
 from lorafit.data.row_files import RowWriter
 from lorafit.data.rows import SKIP_HINT, Row, preferences_fault, read_examples
-from lorafit.data.tokens import Encoded, Encoder
+from lorafit.data.tokens import Encoded
+from lorafit.data.workers import worked
+from lorafit.data.workshop import REMARKS, Outcome, Workshop
 from lorafit.errors import DataError, Fault, StorageError
-from lorafit.recipe.formats import Conversation, Example, Labelled, PlainText, Preference, RowFault, TokenSequence
+from lorafit.recipe.formats import Example, RowFault
 from lorafit.recipe.schema import DataSpec, Source, Validation
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-WINDOW_ROWS = 512
-Drafted = Rendered | PlainText | TokenSequence | Labelled
-Draft = tuple[Row, Drafted]
-
-_REMARKS = {
-    "apart": "{n} rows: a token would have joined an answer to what stands beside it, so they were "
-    "tokenised apart, as at inference",
-    "rewritten": "{n} rows: the template writes an earlier answer otherwise once it is history, so what stands "
-    "before that answer differs from what the model is given at inference",
-    "special": "{n} rows hold a special token in a text of their own; it is read as that token",
-    "no stop": "{n} rows: what ends an answer is several tokens, at which generation cannot stop; use the model's "
-    "own template, or one that ends with its end-of-text token",
-    **{key: "{n} rows: " + text for key, text in NOTES.items()},
-}
 
 
 class Loader:
@@ -49,19 +33,9 @@ class Loader:
         self.faults: list[Fault] = []
 
     @cached_property
-    def encoder(self) -> Encoder:
-        """What turns text into tokens."""
-        return Encoder(self.tokenizer)
-
-    @cached_property
-    def renderer(self) -> ChatRenderer:
-        """What turns conversations into text."""
-        return ChatRenderer(self.tokenizer, self.data.train_on)
-
-    @cached_property
-    def class_encoder(self) -> ClassEncoder:
-        """What turns texts with a class into tokens."""
-        return ClassEncoder(self.tokenizer)
+    def workshop(self) -> Workshop:
+        """What turns rows into tokens."""
+        return Workshop(self.data, self.tokenizer)
 
     @cached_property
     def tokenizer_hash(self) -> str:
@@ -126,61 +100,38 @@ class _Loading:
     """One source on its way."""
 
     def __init__(self, loader: Loader, source: Source | Validation, log: ReadLog, writer: RowWriter) -> None:
-        self.data, self.encoder, self.renderer = loader.data, loader.encoder, loader.renderer
-        self.class_encoder = loader.class_encoder
+        self.data, self.workshop = loader.data, loader.workshop
         self.source, self.log = source, log
         self.writer = writer
         self.overlong = Overlong(self.data.max_length, self.data.on_overlong)
         self.unmaskable: list[BadRow] = []
         self.preferences = 0
         self.remarks: Counter[str] = Counter()
-        self.special = re.compile("|".join(map(re.escape, _special_tokens(loader.encoder.tokenizer))) or "(?!)")
 
     def take(self, examples: Iterator[tuple[Row, Example]]) -> None:
-        """Render, tokenise and keep rows, a window at a time."""
-        while window := list(islice(examples, WINDOW_ROWS)):
-            drafts = list(self._rendered(window))
-            encoded = self._encoded([draft for _, draft in drafts])
-            for (row, draft), result in zip(drafts, encoded, strict=True):
-                if isinstance(result, RowFault):
-                    self.log.bad_row(row.origin, result)
-                else:
-                    self._keep(row, draft, result)
+        """Render, tokenise and keep rows."""
+        for window, outcomes in worked(self.workshop, examples):
+            for (row, _), outcome in zip(window, outcomes, strict=True):
+                self._receive(row, outcome)
 
-    def _encoded(self, drafts: list[Drafted]) -> Iterator[Encoded | RowFault]:
-        """Tokenise drafts in their order, those for a head apart from the others."""
-        classed = iter(self.class_encoder.encode([draft for draft in drafts if isinstance(draft, Labelled)]))
-        written = iter(self.encoder.encode([draft for draft in drafts if not isinstance(draft, Labelled)]))
-        return (next(classed if isinstance(draft, Labelled) else written) for draft in drafts)
+    def _receive(self, row: Row, outcome: Outcome) -> None:
+        self.remarks["special"] += outcome.special
+        result = outcome.result
+        if result is None:
+            self.preferences += 1
+        elif isinstance(result, TemplateFault):
+            self.unmaskable.append(BadRow(row.origin, result.reason, result.code, result.found))
+        elif isinstance(result, RowFault):
+            self.log.bad_row(row.origin, result)
+        else:
+            self._keep(row, result, outcome.remarks)
 
-    def _rendered(self, window: Iterable[tuple[Row, Example]]) -> Iterator[Draft]:
-        for row, example in window:
-            self.remarks["special"] += any(map(self.special.search, _texts(example)))
-            if isinstance(example, Preference):
-                self.preferences += 1
-                continue
-            try:
-                yield row, self._draft(example)
-            except TemplateFault as fault:
-                self.unmaskable.append(BadRow(row.origin, fault.reason, fault.code, fault.found))
-            except RowFault as fault:
-                self.log.bad_row(row.origin, fault)
-
-    def _draft(self, example: Conversation | PlainText | TokenSequence | Labelled) -> Drafted:
-        """Give what is tokenised; RowFault when the template does not take the chat."""
-        if isinstance(example, Labelled) and self.data.classification == "words":
-            return self._draft(as_words(example, self.encoder.tokenizer))
-        return self.renderer.render(example) if isinstance(example, Conversation) else example
-
-    def _keep(self, row: Row, draft: Drafted, encoded: Encoded) -> None:
+    def _keep(self, row: Row, encoded: Encoded, remarks: Iterable[str]) -> None:
         kept, unfinished = self.overlong.fit(encoded, row.origin)
         if kept is None:
             return
         self.writer.add(kept.tokens, kept.trained, row.file, row.line, unfinished=unfinished, label=kept.label)
-        self.remarks["apart"] += encoded.apart
-        self.remarks["no stop"] += not encoded.ends_with_token and self.data.train_on != "all"
-        self.remarks["rewritten"] += isinstance(draft, Rendered) and draft.history_rewritten
-        self.remarks.update(draft.notes if isinstance(draft, Rendered) else ())
+        self.remarks.update(remarks)
 
     @property
     def read(self) -> int:
@@ -223,17 +174,4 @@ class _Loading:
         )
 
     def _remarks(self) -> list[str]:
-        return [text.format(n=f"{self.remarks[key]:,}") for key, text in _REMARKS.items() if self.remarks[key]]
-
-
-def _special_tokens(tokenizer: "PreTrainedTokenizerBase") -> list[str]:
-    added = (str(token) for token in tokenizer.added_tokens_decoder.values() if token.special)
-    return sorted(filter(None, {*tokenizer.all_special_tokens, *added}), key=len, reverse=True)
-
-
-def _texts(example: Example) -> list[str]:
-    if isinstance(example, Conversation):
-        return [message.content for message in example.messages if message.content]
-    if isinstance(example, Labelled):
-        return [example.text, example.pair or ""]
-    return [example.prompt, example.completion] if isinstance(example, PlainText) else []
+        return [text.format(n=f"{self.remarks[key]:,}") for key, text in REMARKS.items() if self.remarks[key]]

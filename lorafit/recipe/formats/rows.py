@@ -14,6 +14,9 @@ class RowFault(Exception):
         super().__init__(reason)
         self.reason, self.code, self.found = reason, code, found
 
+    def __reduce__(self) -> tuple[type["RowFault"], tuple[str, str, str]]:
+        return type(self), (self.reason, self.code, self.found)  # to another process, whole
+
 
 @dataclass(frozen=True, slots=True)
 class Message:
