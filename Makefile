@@ -40,8 +40,6 @@ quickstart: env ## the whole story on a CPU, offline: estimate, train, evaluate,
 QUESTION := "Table ships: captain TEXT, harbour TEXT, tons INTEGER. What is the average tons of the ships whose harbour is Oslo?"
 
 test: export HF_HUB_OFFLINE := 1
-# each worker computes on one thread: two of them with two threads each slow one another tenfold
-test: export OMP_NUM_THREADS := 1
 test: env ## the everyday tests
 	$(BIN)/pytest -n $(WORKERS) -q
 
