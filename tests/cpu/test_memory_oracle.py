@@ -27,7 +27,7 @@ from lorafit.plan.shapes import shape_from_config
 from lorafit.recipe.adapters import Dora, Full, Lora
 from lorafit.recipe.quantization import Unquantized
 
-TOKENS = 512
+TOKENS = 128
 SIZES = {
     "hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 4, "num_attention_heads": 8,
     "num_key_value_heads": 2, "vocab_size": 512,
