@@ -24,6 +24,7 @@ RENDER_CHARACTERS = 1_000_000  # more only for a conversation that is long itsel
 _MEMORY_BYTES = 1 << 30  # what a render may add to the process
 _NUMBER_BITS = 4096
 _PAGE_BYTES = resource.getpagesize()
+_DICT_NAMES = frozenset(dir(dict))
 
 
 class _OutOfTime(BaseException):
@@ -49,7 +50,30 @@ def _environment() -> Any:
     # Jinja folds constants when it compiles, except for what is intercepted.
     environment.intercepted_binops = frozenset({"*", "**"})
     environment.call_binop = _bounded
+    _remember_what_is_safe(environment)
     return environment
+
+
+def _remember_what_is_safe(environment: Any) -> None:
+    """Ask once for each type and name; a key of a plain dict that no attribute has is no attribute.
+
+    What the sandbox answers depends on the type alone, and it is asked a dozen times for every message.
+    """
+    judge, look_up = environment.is_safe_attribute, environment.getattr
+    known: dict[tuple[type, str], bool] = {}
+
+    def is_safe_attribute(obj: Any, name: str, value: Any) -> bool:
+        key = (type(obj), name)
+        if key not in known:
+            known[key] = judge(obj, name, value)
+        return known[key]
+
+    def attribute(obj: Any, name: str) -> Any:
+        if type(obj) is dict and name in obj and name not in _DICT_NAMES:
+            return obj[name]
+        return look_up(obj, name)
+
+    environment.is_safe_attribute, environment.getattr = is_safe_attribute, attribute
 
 
 def aliased(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -132,14 +156,18 @@ def _stop(signum: int, frame: FrameType | None) -> None:
         raise _OutOfTime
 
 
+@lru_cache(maxsize=1)
+def _memory_counts(process: int) -> int:
+    """Open what tells a process how much memory it has; left open, since it is read before every render."""
+    return os.open(f"/proc/{process}/statm", os.O_RDONLY | os.O_CLOEXEC)
+
+
 def _limit_memory() -> tuple[int, int] | None:
     """Bound the address space of the process; give the limit that was there, None where it cannot be set."""
     if sys.platform != "linux":
         return None
     with suppress(OSError, ValueError):
-        counts = os.open("/proc/self/statm", os.O_RDONLY)
-        taken = int(os.read(counts, 64).split(b" ", 1)[0]) * _PAGE_BYTES
-        os.close(counts)
+        taken = int(os.pread(_memory_counts(os.getpid()), 64, 0).split(b" ", 1)[0]) * _PAGE_BYTES
         soft, hard = resource.getrlimit(resource.RLIMIT_AS)
         wanted = taken + _MEMORY_BYTES
         if soft == resource.RLIM_INFINITY or wanted < soft:
