@@ -16,12 +16,12 @@ from typing import Any
 from lorafit.data.report import SourceReport
 from lorafit.data.row_files import TABLE, RowWriter, mapped
 from lorafit.data.token_rows import TokenRows
-from lorafit.errors import StorageError
+from lorafit.errors import MachineError, StorageError
 from lorafit.rundir.commit import Commit, check_sizes, hash_file
 from lorafit.rundir.store import Store
 
 ENTRY, LOCK = "entry", "lock"
-DEFAULT_GIB = 50.0
+DEFAULT_GIB, MOST_GIB = 50.0, 10**6
 OFF = "off"
 
 
@@ -118,12 +118,28 @@ def default_cache() -> Cache | None:
     named = os.environ.get("LORAFIT_CACHE", "")
     if named == OFF:
         return None
-    limit_bytes = int(float(os.environ.get("LORAFIT_CACHE_GIB", DEFAULT_GIB)) * 2**30)
+    limit_bytes = _limit_bytes()
     try:
         folder = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lorafit"
     except RuntimeError:  # no home
         return None
     return Cache(folder.expanduser() / "data", limit_bytes)
+
+
+def _limit_bytes() -> int:
+    """Read the size from the environment. MachineError when it is no size."""
+    given = os.environ.get("LORAFIT_CACHE_GIB", "")
+    try:
+        size = float(given) if given else DEFAULT_GIB
+    except ValueError:
+        size = -1.0
+    if not 0 <= size <= MOST_GIB:
+        raise MachineError(
+            f"LORAFIT_CACHE_GIB is {given!r}, expected a number of GiB from 0 to {MOST_GIB:,}",
+            fix=f"unset it ({DEFAULT_GIB:g} GiB), or set LORAFIT_CACHE=off for no cache",
+            code="E5-CACHE-SIZE",
+        )
+    return int(size * 2**30)
 
 
 def _checked(entry: Path) -> Commit:

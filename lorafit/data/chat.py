@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from lorafit.data.blanks import Blanked, blank_out, variants
 from lorafit.data.markers import Markers
 from lorafit.data.skeleton import Place, Skeleton, SkeletonMaker, Turn, Unmaskable, check_kept
-from lorafit.data.spellings import Messages, spellings
+from lorafit.data.spellings import Messages, quotes_arguments, spellings
 from lorafit.data.template import ChatTemplate, TemplateRefusal, template_of
 from lorafit.recipe.formats import Conversation, Message, RowFault
 
@@ -39,6 +39,8 @@ class Rendered:
 NOTES = {
     "arguments": "the template takes the arguments of tool calls only as JSON text where they are objects, or the "
     "other way round; they were given to it so",
+    "quoted": "the template writes the arguments of tool calls, given as JSON text, as one quoted text; where models "
+    "are served it is mostly given objects, so give it objects",
     "empty": "the template cannot do without a text beside a tool call; it was given an empty one",
     "parts": "the template takes texts only as lists of parts; they were given to it so",
     "no tools": "the template cannot do without a list of tools; it was given an empty one",
@@ -78,6 +80,7 @@ class ChatRenderer:
     ) -> Rendered:
         text = maker.template.render(messages, conversation.tools)
         notes = [*changes, *(["no tools"] if maker.template.gave_no_tools else [])]
+        notes += ["quoted"] if quotes_arguments(messages, text) else []
         laid = self._laid(maker, conversation, messages, text)
         rendered = self._rendered(maker.template, conversation, messages, laid)
         return replace(rendered, notes=(*notes, *laid.notes))

@@ -98,13 +98,14 @@ class SetReport:
     target_tokens: int
     fill: float  # share of the packs' room that holds tokens
 
-    def as_text(self, max_length: int) -> str:
-        """Give the sizes of the set in a line."""
-        share = 100 * self.target_tokens / max(1, self.tokens)
+    def as_text(self, max_length: int, *, classed: bool = False) -> str:
+        """Give the sizes of the set in a line; `classed` rows have a class to be told, and no token."""
+        share = f" ({100 * self.target_tokens / max(1, self.tokens):.0f}%)"
+        trained = f"{self.target_tokens:,} classes to tell" if classed else f"{self.target_tokens:,} trained{share}"
         same = f" ({self.duplicates:,} of them said before)" if self.duplicates else ""
         return (
             f"{self.rows:,} rows{same} in {self.packs:,} packs of up to {max_length:,} tokens "
-            f"({100 * self.fill:.1f}% full), {self.tokens:,} tokens, {self.target_tokens:,} trained ({share:.0f}%)"
+            f"({100 * self.fill:.1f}% full), {self.tokens:,} tokens, {trained}"
         )
 
 
@@ -155,13 +156,13 @@ class DataReport:
     def as_text(self) -> str:
         """Give the account to a person, a line for each fact."""
         lines = [source.as_text() for source in self.sources]
-        lines.append(f"train: {self.train.as_text(self.max_length)}")
+        lines.append(f"train: {self.train.as_text(self.max_length, classed=bool(self.labels))}")
         if self.labels:
             lines.append(f"classes: {_balance(self.labels, self.class_rows)}")
         if self.validation is not None:
-            lines.append(f"validation: {self.validation.as_text(self.max_length)}")
+            lines.append(f"validation: {self.validation.as_text(self.max_length, classed=bool(self.labels))}")
         remarks = [f"{source.path}: {note}" for source in self.sources for note in source.notes]
-        return "\n".join([*lines, *(f"note: {note}" for note in [*self.notes, *remarks])])
+        return "\n".join([*lines, *(f"note: {note}" for note in dict.fromkeys([*self.notes, *remarks]))])
 
 
 def _balance(labels: list[str], rows: list[int]) -> str:

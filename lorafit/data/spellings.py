@@ -49,6 +49,14 @@ def _other(arguments: Any) -> Any:
     return read if isinstance(read, dict) else arguments
 
 
+def quotes_arguments(messages: Messages, text: str) -> bool:
+    """Say whether a text holds arguments that were JSON text already as JSON text of that text."""
+    calls = [call for message in messages for call in message.get("tool_calls") or []]
+    given = [call.get("function", call).get("arguments") for call in calls if isinstance(call, Mapping)]
+    texts = [arguments for arguments in given if isinstance(arguments, str) and '"' in arguments]
+    return any(json.dumps(arguments, ensure_ascii=False) in text for arguments in texts)
+
+
 def _empty(messages: Messages) -> Messages:
     """An absent text (beside tool calls) as an empty one."""
     return [{**message, "content": ""} if message.get("content") is None else message for message in messages]

@@ -22,7 +22,7 @@ from lorafit.errors import LorafitError
 from lorafit.recipe.formats import Example
 
 WINDOW_ROWS = 512
-WINDOWS_HERE = 8
+WINDOWS_HERE = 2
 MOST_WORKERS = 16
 
 Window = list[tuple[Row, Example]]

@@ -47,7 +47,7 @@ class MergeResult:
             f"wrote {self.out}: {self.dtype}, {self.tensors_merged} of {self.tensors_expected} "
             "trained tensors in it\n"
             f"read back and compared: logits differ by {self.max_logit_difference:.2g} at most{lost}\n"
-            f"next: lorafit generate {self.out}"
+            f"next: lorafit generate {self.out} --prompt TEXT"
         )
 
 

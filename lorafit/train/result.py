@@ -121,7 +121,7 @@ def _closing(folder: RunFolder, result: dict[str, Any]) -> str:
         f"{'adapter' if folder.adapter.is_dir() else 'model'}: {shown / Path(result['adapter']).name}",
         "next:",
         f"  lorafit eval {quote(str(shown))}{_eval_options(folder, result)}",
-        f"  lorafit generate {quote(str(shown))}",
+        f"  lorafit generate {quote(str(shown))} --prompt TEXT",
         f"  lorafit merge {quote(str(shown))} --out {quote(f'{shown}-merged')}",
     ]
     return "\n".join(lines)

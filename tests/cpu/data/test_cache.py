@@ -17,7 +17,7 @@ from lorafit.data import cache_key
 from lorafit.data.batch import flat_batch
 from lorafit.data.cache import ENTRY, Cache, default_cache
 from lorafit.data.prepare import PreparedData, prepare
-from lorafit.errors import DataError, StorageError
+from lorafit.errors import DataError, MachineError, StorageError
 from lorafit.recipe.schema import Recipe
 
 TOKENIZER = byte_level(CHATML)
@@ -307,3 +307,11 @@ def test_of_processes_at_once_one_does_the_work(tmp_path: Path, cache: Cache) ->
     assert sorted([int(added), int(added_by_other)]) == [0, 300]
     assert result == other
     assert len(entries(cache)) == 1
+
+
+@pytest.mark.parametrize("size", ["abc", "-1", "nan", "inf", "1e9"])
+def test_a_size_that_is_none_is_named(size: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORAFIT_CACHE_GIB", size)
+    monkeypatch.setenv("LORAFIT_CACHE", "somewhere")
+    with pytest.raises(MachineError, match="LORAFIT_CACHE_GIB"):
+        default_cache()

@@ -33,6 +33,7 @@ def test_arguments_are_given_as_the_template_takes_them() -> None:
     assert trained(objects)[1] == "b<|im_end|>"
     assert "arguments" in objects.notes
     assert not render(BYTES, with_calls("call.function.arguments"), row).notes
+    assert render(BYTES, with_calls("call.function.arguments | tojson"), row).notes == ("quoted",)
 
 
 def test_texts_are_given_in_parts_where_a_template_loses_them_otherwise() -> None:
