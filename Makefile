@@ -62,8 +62,9 @@ docs: env ## write docs/reference from the code
 docs-check: env ## fail when docs/reference is stale
 	$(BIN)/python scripts/gen_reference.py --check
 
-bench: env ## start-up time of the commands, as a share of `import torch`
+bench: env ## start-up time as a share of `import torch`, and a training step beside transformers' Trainer
 	$(BIN)/python scripts/bench_start.py
+	$(BIN)/python -m scripts.bench.engine
 
 gpu: export HF_HUB_OFFLINE := 1
 gpu: env ## the tests that need CUDA; says why when there is none

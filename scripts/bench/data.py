@@ -1,9 +1,9 @@
 """Benchmarks C8 and C9: chat rows to packed tokens, against TRL's preparation of the same rows; and the packer alone.
 
-    python scripts/bench_data.py --tokenizer FOLDER [--rows 100000] [--peer-python VENV/bin/python] [--out DIR]
+    python -m scripts.bench.data --tokenizer FOLDER [--rows 100000] [--peer-python PYTHON] [--factory-python PYTHON]
 
 Sides take turns, each in a process of its own; the rows are made from a seed. `--peer-python` is a Python that has
-trl (it need not be this one). CPU time stands beside wall time, for machines that are shared.
+trl, `--factory-python` one that has llamafactory. CPU time stands beside wall time, for machines that are shared.
 """
 
 import argparse
@@ -22,36 +22,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from scripts.bench import data_peers
+
 MAX_LENGTH = 4096
 PACKED = 1_000_000
-SYLLABLES = [
-    "ba",
-    "con",
-    "de",
-    "er",
-    "fi",
-    "gra",
-    "hu",
-    "in",
-    "jo",
-    "ka",
-    "lo",
-    "men",
-    "no",
-    "or",
-    "pre",
-    "qua",
-    "re",
-    "st",
-    "tion",
-    "ver",
-    "wi",
-    "ing",
-    "ly",
-    "al",
-    "ous",
-]
-NAMES = ("torch", "transformers", "tokenizers", "datasets", "trl", "numpy")
+SYLLABLES = "ba con de er fi gra hu in jo ka lo men no or pre qua re st tion ver wi ing ly al ous"
+NAMES = ("torch", "transformers", "tokenizers", "datasets", "numpy")
 
 
 def main() -> None:
@@ -64,7 +40,7 @@ def main() -> None:
         options.data = str(Path(folder) / "rows.jsonl")
         options.cache = str(Path(folder) / "cache")
         write_rows(Path(options.data), options.rows)
-        sides = ["cold", "cached", *(["trl"] if options.peer_python else [])]
+        sides = ["cold", "cached", *(peer for peer, python in _pythons(options).items() if python)]
         results = [_run(side, options) for _ in range(options.rounds) for side in sides]
         results += [_run("packing", options)]
     print(json.dumps(results, indent=1))
@@ -78,6 +54,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--peer-python")
+    parser.add_argument("--factory-python")
+    parser.add_argument("--factory-workers", type=int)
     parser.add_argument("--out")
     parser.add_argument("--side", choices=sorted(SIDES))
     parser.add_argument("--data")
@@ -88,7 +66,7 @@ def _options() -> argparse.Namespace:
 def write_rows(path: Path, count: int) -> None:
     """Write conversations of one to three questions; words follow Zipf's law, lengths a log-normal one."""
     draw = random.Random(1)
-    words = sorted({"".join(draw.choices(SYLLABLES, k=draw.randint(1, 4))) for _ in range(20_000)})
+    words = sorted({"".join(draw.choices(SYLLABLES.split(), k=draw.randint(1, 4))) for _ in range(20_000)})
     weights = [1 / (rank + 10) for rank in range(len(words))]
 
     def text(length: int) -> str:
@@ -105,11 +83,27 @@ def write_rows(path: Path, count: int) -> None:
             file.write(json.dumps({"messages": messages}) + "\n")
 
 
+def _pythons(options: argparse.Namespace) -> dict[str, str | None]:
+    """Name the Python of each peer; they cannot share one."""
+    return {"trl": options.peer_python, "llamafactory": options.factory_python}
+
+
 def _run(side: str, options: argparse.Namespace) -> dict[str, Any]:
-    python = options.peer_python if side == "trl" else sys.executable
-    command = [python, __file__, "--side", side, "--tokenizer", options.tokenizer, "--rows", str(options.rows)]
+    python = _pythons(options).get(side) or sys.executable
+    command = [
+        python,
+        "-m",
+        "scripts.bench.data",
+        "--side",
+        side,
+        "--tokenizer",
+        options.tokenizer,
+        "--rows",
+        str(options.rows),
+    ]
     command += ["--data", options.data, "--cache", options.cache]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    command += ["--factory-workers", str(options.factory_workers)] if options.factory_workers else []
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "DISABLE_VERSION_CHECK": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(done.stderr)
@@ -152,36 +146,6 @@ def _own(options: argparse.Namespace, *, fresh: bool) -> dict[str, Any]:
     return _timed(work)
 
 
-def _trl(options: argparse.Namespace) -> dict[str, Any]:
-    """Time what SFTTrainer does to the rows before it trains: its own method, on a model of no size."""
-    from datasets import load_dataset
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
-    from trl import SFTConfig, SFTTrainer  # type: ignore[import-not-found, unused-ignore]
-
-    tokenizer = AutoTokenizer.from_pretrained(options.tokenizer)
-    shape: dict[str, Any] = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **shape))
-    found: dict[str, Any] = {}
-
-    class Trainer(SFTTrainer):  # type: ignore[misc, unused-ignore]
-        def _prepare_dataset(self, *args: Any, **settings: Any) -> Any:
-            def work() -> dict[str, Any]:
-                self.prepared = super(Trainer, self)._prepare_dataset(*args, **settings)
-                return {}
-
-            found.update(_timed(work))
-            return self.prepared
-
-    with tempfile.TemporaryDirectory() as folder:
-        rows = load_dataset("json", data_files=options.data, split="train", cache_dir=folder)
-        args = SFTConfig(
-            output_dir=folder, packing=True, max_length=MAX_LENGTH, assistant_only_loss=True, use_cpu=True,
-            report_to=[],
-        )  # fmt: skip
-        Trainer(model=model, args=args, train_dataset=rows, processing_class=tokenizer)
-    return found
-
-
 def _packing(options: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
 
@@ -207,26 +171,31 @@ def _packing(options: argparse.Namespace) -> dict[str, Any]:
 SIDES: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "cold": lambda options: _own(options, fresh=True),
     "cached": lambda options: _own(options, fresh=False),
-    "trl": _trl,
+    "trl": lambda options: data_peers.trl(options, _timed, MAX_LENGTH),
+    "llamafactory": lambda options: data_peers.llamafactory(options, _timed, MAX_LENGTH),
     "packing": _packing,
 }
 
 
 def _write(folder: Path, options: argparse.Namespace, results: list[dict[str, Any]]) -> None:
-    script = "import importlib.metadata as m, sys; print({n: m.version(n) for n in sys.argv[1:]})"
-    asked = [options.peer_python, "-c", script, *NAMES]
-    peer = subprocess.run(asked, capture_output=True, text=True, check=False) if options.peer_python else None
     facts = {
         "date": time.strftime("%Y-%m-%d"),
         "rows": options.rows,
         "tokenizer": Path(options.tokenizer).name,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "versions": {name: version(name) for name in NAMES if name != "trl"},
-        "peer_versions": peer.stdout.strip() if peer else None,
+        "versions": {name: version(name) for name in NAMES},
+        "peer_versions": {peer: _versions(peer, python) for peer, python in _pythons(options).items() if python},
         "results": results,
     }
     path = folder / f"{facts['date']}-data.json"
     path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+def _versions(peer: str, python: str) -> dict[str, str]:
+    script = "import importlib.metadata as m, json, sys; print(json.dumps({n: m.version(n) for n in sys.argv[1:]}))"
+    asked = [python, "-c", script, peer, *NAMES]
+    found: dict[str, str] = json.loads(subprocess.run(asked, capture_output=True, text=True, check=True).stdout)
+    return found
 
 
 if __name__ == "__main__":

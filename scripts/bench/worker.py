@@ -1,0 +1,67 @@
+"""One contender in a process of its own, which works a window at a time, when it is told to."""
+
+import json
+import resource
+import sys
+import time
+import warnings
+
+import peft  # noqa: F401  # so that memory is counted from after the imports, for everybody
+import torch
+
+import lorafit.train.loop  # noqa: F401
+from scripts.bench.contenders import CONTENDERS, Step
+from scripts.bench.work import WORKS
+
+WINDOWS = 6  # the first is warm-up
+
+
+def resident_bytes() -> int:
+    """Give the most this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+class Pace:
+    """Waits for a line before each window and answers with what the window took."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps, self.done = steps, [Step(0.0, 0)][:0]
+        self.imports_bytes = resident_bytes()
+
+    def __call__(self, step: Step) -> None:
+        """Take note of a step; at the end of a window answer, and wait for the next."""
+        self.done.append(step)
+        if len(self.done) == self.steps:
+            self.answer()
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait for the next window; end when there is none."""
+        if not sys.stdin.readline():
+            sys.exit(0)
+        self.done, self.started = [], time.perf_counter()
+
+    def answer(self) -> None:
+        """Print one line of JSON."""
+        seconds = time.perf_counter() - self.started
+        said = {
+            "tokens": sum(step.tokens for step in self.done),
+            "losses": [step.loss for step in self.done],
+            "seconds": seconds,
+            "memory_bytes": resident_bytes() - self.imports_bytes,
+        }
+        print(json.dumps(said), flush=True)
+
+
+def main(case: str, name: str) -> None:
+    """Do the work of a case."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(2)
+    work = WORKS[case]
+    pace = Pace(work.steps_per_window)
+    pace.wait()
+    CONTENDERS[name](work, work.steps_per_window * (WINDOWS + 1), pace)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
