@@ -165,11 +165,14 @@ def ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.
     return np.repeat(starts, lengths) + within
 
 
-def joined(sets: Sequence[TokenRows], labels: Iterable[str] = ()) -> TokenRows:
-    """Put several sets one after another, their classes (and other `labels`) in one order. Copies no token."""
+def joined(sets: Sequence[TokenRows], labels: Sequence[str] = ()) -> TokenRows:
+    """Put several sets one after another; copies no token.
+
+    Their classes are numbered as in `labels`, which must hold them all, and without it as `in_order` puts them.
+    """
     parts = tuple(part for rows in sets for part in rows.parts)
     files = tuple(file for rows in sets for file in rows.files)
-    names = in_order({*labels, *(label for rows in sets for label in rows.labels)})
+    names = tuple(labels) or in_order({label for rows in sets for label in rows.labels})
     tables = list(_renumbered([relabelled(rows, names) for rows in sets])) or [np.empty(0, ROW_FIELDS)]
     return TokenRows(parts, np.concatenate(tables), files, names)
 

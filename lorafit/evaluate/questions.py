@@ -82,11 +82,11 @@ def _from_sources(
     loaded = [loader.load(source) for source in sources]
     if loader.faults:
         raise DataError(loader.faults)
-    return HeldOut(joined([_numbered(one, labels) for one in loaded if one is not None]), list(sources))
+    return HeldOut(joined([_known(one, labels) for one in loaded if one is not None], labels), list(sources))
 
 
-def _numbered(loaded: Loaded, labels: Sequence[str]) -> TokenRows:
-    """Number the classes of rows as the model does. DataError where only one of the two has classes."""
+def _known(loaded: Loaded, labels: Sequence[str]) -> TokenRows:
+    """Number the classes of rows as the model does. DataError for others, or where only one of the two has any."""
     if bool(labels) == bool(loaded.rows.labels):
         return known_classes(loaded.rows, tuple(labels))
     what = "the rows have no class, and the model gives nothing else" if labels else "the model gives no classes"

@@ -15,7 +15,7 @@ from lorafit.export.probe import probe_rows
 from lorafit.export.shards import Weights
 from lorafit.export.verify import Expected, fold_and_expect
 from lorafit.model.adapt import base_of
-from lorafit.model.classify import class_settings, head_weights
+from lorafit.model.classify import HEAD, class_settings, head_weights
 from lorafit.model.load import OUTPUT_HEADS
 from lorafit.model.run import Loaded, load_run
 from lorafit.plan.find_shape import read_config
@@ -37,7 +37,7 @@ class Merged:
     expected: Expected
     tokenizer: PreTrainedTokenizerBase
     parameters: int
-    head: dict[str, torch.Tensor] = field(default_factory=dict)  # a classifier's, which its base does not store
+    head: dict[str, torch.Tensor] = field(default_factory=dict)  # a classifier's; a base may store another
     renamed: dict[str, str] = field(default_factory=dict)  # tensors that the base stores under another name
     settings: dict[str, Any] = field(default_factory=dict)  # what config.json says of a classifier
 
@@ -55,7 +55,7 @@ class Merged:
     def trained(self) -> set[str]:
         """Name the tensors that hold what was learned: those with an adapter, or all after full fine-tuning."""
         folded = {name for name, layer in self.replaced.items() if isinstance(layer, FoldedLinear)}
-        return (folded | self.head.keys()) or set(self.stored.files)
+        return folded | self.head.keys() if folded else self.names
 
     @property
     def names(self) -> set[str]:
@@ -115,11 +115,9 @@ def _classifier(
     expected: Expected,
     trained_dtype: torch.dtype,
 ) -> Merged:
-    """A classifier has what its base stores but for the output head, and its own head beside it."""
+    """A classifier has what its base stores but for a head of either kind, and its own head beside it."""
     base = base_of(loaded.model)
-    weights = dict(head_weights(base))
-    kept, renamed = without_output_head(stored, base)
-    head = {name: tensor for name, tensor in weights.items() if name not in kept.files}
+    kept, renamed = without_output_head(without_class_head(stored), base)
     return Merged(
         stored=kept,
         replaced=by_stored_name(layers, kept, base.base_model_prefix),
@@ -128,10 +126,16 @@ def _classifier(
         expected=expected,
         tokenizer=loaded.tokenizer,
         parameters=sum(parameter.numel() for parameter in loaded.model.parameters()),
-        head=head,
+        head=dict(head_weights(base)),
         renamed=renamed,
         settings=class_settings(base),
     )
+
+
+def without_class_head(stored: Weights) -> Weights:
+    """Leave out the head of a base that was a classifier: the run has drawn and trained its own."""
+    files = {name: file for name, file in stored.files.items() if name.partition(".")[0] != HEAD}
+    return Weights(stored.folder, files)
 
 
 def without_output_head(stored: Weights, base: PreTrainedModel) -> tuple[Weights, dict[str, str]]:

@@ -219,6 +219,38 @@ def test_a_merged_classifier_is_evaluated_by_itself(run: Path, tmp_path: Path) -
     )
 
 
+def test_classes_are_scored_in_the_order_of_the_model(run: Path, tmp_path: Path) -> None:
+    merge(run, tmp_path / "sorted")
+    shuffled, order = tmp_path / "shuffled", [1, 2, 0]
+    shutil.copytree(tmp_path / "sorted", shuffled)
+    config, tensors = json.loads((shuffled / "config.json").read_text()), load_file(shuffled / "model.safetensors")
+    names = [config["id2label"][str(number)] for number in order]
+    config |= {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
+    (shuffled / "config.json").write_text(json.dumps(config))
+    tensors["score.weight"] = tensors["score.weight"][order].contiguous()
+    save_file(tensors, shuffled / "model.safetensors", metadata={"format": "pt"})
+    paths = [str(write_rows(tmp_path / f"{part}.jsonl", rows(5, 100 + 9 * part))) for part in range(2)]
+    expected = evaluate(str(tmp_path / "sorted"), data=paths)
+    assert expected.metrics["accuracy"] > 0.7
+    assert evaluate(str(shuffled), data=paths).metrics == pytest.approx(expected.metrics, abs=1e-6)
+
+
+@pytest.mark.parametrize("names", [["left", "right"], ["other", "names", "here"]])
+def test_a_classifier_is_trained_anew_on_a_classifier(names: list[str], run: Path, tmp_path: Path) -> None:
+    merge(run, tmp_path / "base")
+    train = [{"text": f"go {n} {names[n % len(names)]}", "label": names[n % len(names)]} for n in range(12)]
+    changes = ("data.validation=null", "training.max_steps=4")
+    start(write(tmp_path, tmp_path / "base", *changes, train=train), tmp_path / "run", "new")
+    result = merge(tmp_path / "run", tmp_path / "merged")
+    assert result.tensors_merged == result.tensors_expected
+    merged = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged")
+    text = AutoTokenizer.from_pretrained(tmp_path / "merged")("go left", return_tensors="pt")
+    assert sorted(merged.config.id2label.values()) == sorted(names)
+    with torch.no_grad():
+        expected = load_run(tmp_path / "run").model(input_ids=text["input_ids"]).logits
+        assert torch.allclose(merged(input_ids=text["input_ids"]).logits, expected, atol=1e-5)
+
+
 def test_what_a_classifier_cannot_do_is_refused(run: Path, tmp_path: Path) -> None:
     for metrics in (["perplexity"], ["exact_match"]):
         with pytest.raises(RecipeError, match="of a classifier"):
