@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from copy import deepcopy
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lorafit.data.token_rows import TokenRows, in_order, relabelled
-from lorafit.data.tokens import Encoded
+from lorafit.data.tokens import Encoded, SameText, require_fast
 from lorafit.errors import DataError, Fault
 from lorafit.recipe.formats import Conversation, Labelled, Message, PlainText, RowFault
 
@@ -78,25 +78,50 @@ def _append(tokenizer: "PreTrainedTokenizerBase", word: str, end: int) -> None:
 
 
 class ClassEncoder:
-    """Tokenises rows for a head: the text as the tokenizer itself gives it, no token trained, and the class."""
+    """Tokenises rows for a head: the text as the tokenizer itself gives it, no token trained, and the class.
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
-        self._given = tokenizer
+    With `as_stored` a text ends as the tokenizer has it: a classifier that is there already was trained so.
+    """
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", *, as_stored: bool = False) -> None:
+        self._given, self._as_stored = tokenizer, as_stored
 
     @cached_property
     def tokenizer(self) -> "PreTrainedTokenizerBase":
         """A copy that ends its texts: the one given names the data by what it is, and stays as it is."""
+        require_fast(self._given)
+        if self._as_stored:
+            return self._given
         copied = deepcopy(self._given)
         end_documents(copied)
         return copied
 
+    @cached_property
+    def _same(self) -> SameText:
+        return SameText(self.tokenizer)
+
     def encode(self, rows: Sequence[Labelled]) -> list[Encoded | RowFault]:
-        """Tokenise a window of rows."""
+        """Tokenise a window of rows; a row whose text the tokenizer cannot write gives its fault."""
         if not rows:
             return []
         texts = [joined_text(row) for row in rows]
-        ids = self.tokenizer(texts, padding=False, truncation=False, return_attention_mask=False, verbose=False)
-        return [_encoded(row, tokens) for row, tokens in zip(rows, ids["input_ids"], strict=True)]
+        found = self.tokenizer(texts, padding=False, truncation=False, return_attention_mask=False, verbose=False)
+        own = [_own(encoding) for encoding in found.encodings]
+        said = self.tokenizer.backend_tokenizer.decode_batch(own, skip_special_tokens=False)
+        faults = map(self._fault, texts, own, said)
+        return [fault or _encoded(row, ids) for row, ids, fault in zip(rows, found["input_ids"], faults, strict=True)]
+
+    def _fault(self, text: str, own: Sequence[int], said: str) -> RowFault | None:
+        """Give the fault of a text that its tokens do not say; white space between words need not be in them."""
+        if not own:
+            return RowFault("the tokenizer makes no token of the row's text", "E3-ROW-TOKENS")
+        fault = self._same.fault(text, (0, len(text)), (said,))
+        return None if fault is None or self._same.but_for_spaces(text, said) else fault
+
+
+def _own(encoding: Any) -> list[int]:
+    """Give the tokens of the text itself, without those that the tokenizer puts around it."""
+    return [token for token, around in zip(encoding.ids, encoding.special_tokens_mask, strict=True) if not around]
 
 
 def _encoded(row: Labelled, ids: Sequence[int]) -> Encoded:

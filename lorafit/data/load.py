@@ -25,17 +25,28 @@ if TYPE_CHECKING:
 
 
 class Loader:
-    """Loads the sources of a recipe and gathers everything that is wrong with any of them."""
+    """Loads the sources of a recipe and gathers everything that is wrong with any of them.
 
-    def __init__(self, data: DataSpec, tokenizer: "PreTrainedTokenizerBase", cache: Cache | None = None) -> None:
-        self.data, self.tokenizer, self.cache = data, tokenizer, cache
+    With `as_stored` rows for a head end as the tokenizer has them, which no cache holds.
+    """
+
+    def __init__(
+        self,
+        data: DataSpec,
+        tokenizer: "PreTrainedTokenizerBase",
+        cache: Cache | None = None,
+        *,
+        as_stored: bool = False,
+    ) -> None:
+        self.data, self.tokenizer, self.cache = data, tokenizer, None if as_stored else cache
+        self.as_stored = as_stored
         self.keys = Keys(data, tokenizer)
         self.faults: list[Fault] = []
 
     @cached_property
     def workshop(self) -> Workshop:
         """What turns rows into tokens."""
-        return Workshop(self.data, self.tokenizer)
+        return Workshop(self.data, self.tokenizer, as_stored=self.as_stored)
 
     @cached_property
     def tokenizer_hash(self) -> str:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _LEAD = "\n"  # stands for what comes before, since some tokenizers treat the start of a text differently
+_SPACES = re.compile(r"[\s\u2581]+")  # the second is how SentencePiece writes a space
 Tokens = NDArray[np.int32]
 Flags = NDArray[np.bool_]
 
@@ -36,19 +37,14 @@ class Encoder:
     """Tokenises rows in windows, in Rust, and checks each against its text."""
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
-        if not tokenizer.is_fast:
-            raise ModelError(
-                f"the tokenizer {type(tokenizer).__name__} has no fast form, so its tokens have no places",
-                fix="use a model with a tokenizer.json",
-                code="E4-TOKENIZER",
-            )
+        require_fast(tokenizer)
         self.tokenizer = tokenizer
         self.added_ids = frozenset(tokenizer.added_tokens_decoder)
         self.vocabulary = len(tokenizer)
         self.begin = _begin_ids(tokenizer)
         self._tails: dict[str, list[int]] = {}
         self._lead = self._find_lead()
-        self._same = _SameText(tokenizer)
+        self._same = SameText(tokenizer)
 
     def encode(self, rows: Sequence[Rendered | PlainText | TokenSequence]) -> list[Encoded | RowFault]:
         """Tokenise a window of rows; a row that cannot be proved gives its fault."""
@@ -191,6 +187,16 @@ class Encoder:
         return [] if text.endswith(str(eos)) else [int(eos_id)]
 
 
+def require_fast(tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Raise ModelError for a tokenizer whose tokens cannot be set against their text."""
+    if not tokenizer.is_fast:
+        raise ModelError(
+            f"the tokenizer {type(tokenizer).__name__} has no fast form, so its tokens have no places",
+            fix="use a model with a tokenizer.json",
+            code="E4-TOKENIZER",
+        )
+
+
 def _token_at(text: str, encoding: Any, ids: list[int], place: int, *, closing: bool) -> int | None:
     """Give the index of the token that starts at a character, None where a token straddles it.
 
@@ -221,7 +227,7 @@ class _Segments:
         return self.indices[self.cuts.index(cut)] if cut in self.cuts else default
 
 
-class _SameText:
+class SameText:
     """Compares decoded tokens with their text, knowing what tokenizers do to spaces and accents."""
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
@@ -238,6 +244,11 @@ class _SameText:
                 found = _first_loss(text[start:end], said)
                 return RowFault("the tokenizer cannot write the row's text", "E3-ROW-TOKENS", found)
         return None
+
+    def but_for_spaces(self, text: str, said: str) -> bool:
+        """Say whether a whole text is said but for its white space, which tokenizers of words do not keep."""
+        written = [text] if self.normalizer is None else [text, self.normalizer.normalize_str(text)]
+        return _SPACES.sub("", said) in (_SPACES.sub("", piece) for piece in written)
 
     def _alike(self, text: str, start: int, end: int, said: str) -> bool:
         """Allow what a tokenizer declares: its normaliser, and a space of its own where a text starts.

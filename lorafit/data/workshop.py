@@ -41,8 +41,8 @@ class Outcome:
 class Workshop:
     """Turns examples into tokens. What becomes of a row depends on that row alone."""
 
-    def __init__(self, data: DataSpec, tokenizer: "PreTrainedTokenizerBase") -> None:
-        self.data, self.tokenizer = data, tokenizer
+    def __init__(self, data: DataSpec, tokenizer: "PreTrainedTokenizerBase", *, as_stored: bool = False) -> None:
+        self.data, self.tokenizer, self.as_stored = data, tokenizer, as_stored
         self.special = re.compile("|".join(map(re.escape, _special_tokens(tokenizer))) or "(?!)")
 
     @cached_property
@@ -58,7 +58,7 @@ class Workshop:
     @cached_property
     def class_encoder(self) -> ClassEncoder:
         """What turns texts with a class into tokens."""
-        return ClassEncoder(self.tokenizer)
+        return ClassEncoder(self.tokenizer, as_stored=self.as_stored)
 
     def outcomes(self, window: Sequence[Example]) -> list[Outcome]:
         """Give the outcome of each example of a window."""

@@ -4,10 +4,8 @@ import sys
 
 import torch
 
-from lorafit.data.classes import ClassEncoder
 from lorafit.errors import DataError, RecipeError
 from lorafit.evaluate.target import Target
-from lorafit.recipe.formats import Labelled, RowFault
 
 SHOWN = 3
 
@@ -37,10 +35,10 @@ def classify(found: Target, prompt: str | None, *, speak: bool) -> dict[str, obj
 
 
 def _ids(found: Target, prompt: str) -> list[int]:
-    """Tokenise the text as in training. DataError when it is longer than the model's context."""
-    (encoded,) = ClassEncoder(found.tokenizer).encode([Labelled(prompt, None, "")])
-    assert not isinstance(encoded, RowFault)
-    ids: list[int] = encoded.tokens.tolist()
+    """Tokenise the text as the model's tokenizer is stored. DataError without a token, and beyond the context."""
+    ids: list[int] = found.tokenizer(prompt, verbose=False)["input_ids"]
+    if not ids:
+        raise DataError("the tokenizer makes no token of the text", fix="give another one", code="E3-ROW-TOKENS")
     if found.context is not None and len(ids) > found.context:
         what = f"the text has {len(ids):,} tokens, the model takes {found.context:,}"
         raise DataError(what, fix="give a shorter one", code="E3-CONTEXT")

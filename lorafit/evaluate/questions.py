@@ -78,7 +78,7 @@ def _changed(files: dict[str, str], trained_on: dict[str, str]) -> bool:
 def _from_sources(
     recipe: Recipe, tokenizer: PreTrainedTokenizerBase, sources: list[Validation], labels: Sequence[str]
 ) -> HeldOut:
-    loader = Loader(recipe.data, tokenizer)
+    loader = Loader(recipe.data, tokenizer, as_stored=True)  # a run has saved the tokenizer as it trained with it
     loaded = [loader.load(source) for source in sources]
     if loader.faults:
         raise DataError(loader.faults)

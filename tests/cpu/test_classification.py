@@ -14,12 +14,24 @@ import yaml
 from conftest import byte_tokenizer, chat_rows, write_rows
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from tokenizers import Tokenizer
+from tokenizers.decoders import WordPiece
+from tokenizers.models import WordLevel
+from tokenizers.normalizers import BertNormalizer, Replace
+from tokenizers.pre_tokenizers import BertPreTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from lorafit.cli import main
 from lorafit.data.batch import flat_batch
 from lorafit.data.classes import ClassEncoder, end_documents, padding_id
 from lorafit.data.prepare import PreparedData, prepare
+from lorafit.data.tokens import Encoded
 from lorafit.errors import DataError, RecipeError
 from lorafit.evaluate.chat import converse
 from lorafit.evaluate.run import evaluate
@@ -29,7 +41,7 @@ from lorafit.model.load import load_base
 from lorafit.model.loss import summed_loss
 from lorafit.model.run import load_run, new_head
 from lorafit.model.tokenizer import load_tokenizer
-from lorafit.recipe.formats import Labelled
+from lorafit.recipe.formats import Labelled, RowFault
 from lorafit.recipe.load import LoadedRecipe, load_recipe
 from lorafit.recipe.schema import Recipe
 from lorafit.train.course import Course
@@ -249,6 +261,78 @@ def test_a_classifier_is_trained_anew_on_a_classifier(names: list[str], run: Pat
     with torch.no_grad():
         expected = load_run(tmp_path / "run").model(input_ids=text["input_ids"]).logits
         assert torch.allclose(merged(input_ids=text["input_ids"]).logits, expected, atol=1e-5)
+
+
+def test_a_classifier_made_elsewhere_reads_texts_as_its_tokenizer_ends_them(
+    run: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    merge(run, tmp_path / "theirs")
+    load_tokenizer(tiny_model).save_pretrained(tmp_path / "theirs")  # it ends no text
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "theirs")
+    texts, gold = ["paint 101 red", "paint 7 blue please"], torch.tensor([2, 0])
+    with torch.no_grad():
+        ids = [byte_tokenizer()(text, return_tensors="pt")["input_ids"] for text in texts]
+        logits = torch.cat([model(input_ids=row).logits for row in ids])
+    found = converse(str(tmp_path / "theirs"), texts[0], max_new_tokens=4, speak=False)
+    assert found["classes"][0]["probability"] == pytest.approx(float(logits[0].softmax(0).max()), abs=1e-5)  # type: ignore[index]
+    path = write_rows(
+        tmp_path / "two.jsonl", [{"text": t, "label": c} for t, c in zip(texts, ("red", "blue"), strict=True)]
+    )
+    with pytest.raises(DataError, match="no token"):
+        converse(str(tmp_path / "theirs"), "", max_new_tokens=4, speak=False)
+    loss = evaluate(str(tmp_path / "theirs"), data=[str(path)]).metrics["loss"]
+    assert loss == pytest.approx(float(torch.nn.functional.cross_entropy(logits, gold)), abs=1e-5)
+
+
+def words(normalizer: Any = None) -> PreTrainedTokenizerFast:
+    """A tokenizer of a few whole words, in small letters; what it does not know is <unk>."""
+    vocabulary = {word: number for number, word in enumerate(["<unk>", "</s>", "paint", "it", "red", "!", "naive"])}
+    tokenizer = Tokenizer(WordLevel(vocabulary, "<unk>"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.decoder = normalizer, BertPreTokenizer(), WordPiece()
+    tokenizer.add_special_tokens(["<unk>", "</s>"])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="</s>")
+
+
+def test_a_text_that_the_tokenizer_cannot_write_is_no_row() -> None:
+    lossy = words(BertNormalizer(lowercase=True))
+    given = [Labelled(text, None, "x") for text in ("Paint it RED!", "naïve\tred </s>", "paint it mauve", "\u200b")]
+    good, accented, unknown, nothing = ClassEncoder(lossy).encode(given)
+    assert isinstance(good, Encoded)
+    assert good.tokens.tolist() == [2, 3, 4, 5, 1]
+    assert isinstance(accented, Encoded)
+    for fault in (unknown, nothing):
+        assert isinstance(fault, RowFault)
+        assert fault.code == "E3-ROW-TOKENS"
+    assert isinstance(ClassEncoder(words()).encode(given)[0], RowFault)  # large letters are unknown
+
+
+@pytest.mark.parametrize("on_bad_row", ["error", "skip"])
+def test_rows_of_no_token_are_faults(on_bad_row: str, tiny_model: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    tokenizer = byte_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = Replace("\u200b", "")
+    tokenizer.save_pretrained(model)
+    loaded = write(
+        tmp_path, model, f"data.on_bad_row={on_bad_row}", train=[*rows(5), {"text": "\u200b", "label": "red"}]
+    )
+    if on_bad_row == "skip":
+        assert len(prepared(loaded.recipe, model).train) == 5
+        return
+    with pytest.raises(DataError) as caught:
+        prepared(loaded.recipe, model)
+    (fault,) = caught.value.faults
+    assert (fault.code, fault.where) == ("E3-ROW-TOKENS", f"{tmp_path / 'train.jsonl'}:6")
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_tokenizers_write_any_text_or_say_so(name: str) -> None:
+    """The one with few characters, and no bytes for others, says so."""
+    encoder = ClassEncoder(tokenizer := AutoTokenizer.from_pretrained(SHARED / name))
+    texts = [f" It's  do n't,\n a {tokenizer.eos_token} b ", "x", "\r\tÜnïcode: ½ ﬁ 日本語 🙂 \n"]
+    *plain, odd = encoder.encode([Labelled(text, None, "x") for text in texts])
+    assert all(isinstance(row, Encoded) for row in plain)
+    assert isinstance(odd, RowFault if "656k" in name else Encoded)
 
 
 def test_what_a_classifier_cannot_do_is_refused(run: Path, tmp_path: Path) -> None:
