@@ -10,6 +10,7 @@ from lorafit.data.template import RenderMessage
 
 THINKING = re.compile(r"(</?think>|\[/?THINK\])")  # templates split an answer at these, so they stay
 REASONING = ("reasoning_content", "thinking", "reasoning")
+_TAG_AT_END = re.compile(THINKING.pattern + r"\s*\Z")
 BLANK = re.compile(r"Qz\d+[trnc]\d+zQ")
 _PARTS = re.compile(r"Qz(\d+)([trnc])\d+zQ")
 
@@ -36,13 +37,25 @@ class Blanked:
         return json.dumps([self.messages, tools])
 
 
-def blank_out(messages: Sequence[RenderMessage], *, roles: frozenset[str] | None = None) -> Blanked:
-    """Replace the texts of a conversation (only those of some roles, if given)."""
+def ends_in_tag(message: RenderMessage) -> bool:
+    """Say whether an answer has a thinking tag for its last word, beside which its end is hard to tell."""
+    content = message.get("content")
+    texts = [content] if isinstance(content, str) else [part["text"] for part in content or []]
+    return message["role"] == "assistant" and any(map(_TAG_AT_END.search, texts))
+
+
+def blank_out(
+    messages: Sequence[RenderMessage], *, roles: frozenset[str] | None = None, tags_are_text: bool = False
+) -> Blanked:
+    """Replace the texts of a conversation (only those of some roles, if given).
+
+    `tags_are_text` takes an answer that ends in a thinking tag for text throughout.
+    """
     blanks: dict[str, Blank] = {}
     blanked = []
     for number, message in enumerate(messages):
         taken = roles is None or message["role"] in roles
-        blanked.append(_Blanker(number, message, blanks).blank() if taken else dict(message))
+        blanked.append(_Blanker(number, message, blanks, tags_are_text).blank() if taken else dict(message))
     return Blanked(blanked, blanks)
 
 
@@ -61,8 +74,8 @@ def kind_of_blank(blank: str) -> str:
 
 
 class _Blanker:
-    def __init__(self, number: int, message: RenderMessage, blanks: dict[str, Blank]) -> None:
-        self.number, self.message, self.blanks = number, message, blanks
+    def __init__(self, number: int, message: RenderMessage, blanks: dict[str, Blank], tags_are_text: bool) -> None:
+        self.number, self.message, self.blanks, self.tags_are_text = number, message, blanks, tags_are_text
 
     def blank(self) -> dict[str, Any]:
         blanked = dict(self.message)
@@ -79,7 +92,8 @@ class _Blanker:
         return blanked
 
     def _content(self, content: str) -> str:
-        if self.message["role"] != "assistant":
+        whole = self.tags_are_text and _TAG_AT_END.search(content)
+        if whole or self.message["role"] != "assistant":
             return self._name(content, "t")
         parts = THINKING.split(content)
         last = len(parts) - 1

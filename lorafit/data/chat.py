@@ -1,14 +1,16 @@
 """Conversations as text, with the spans that are trained: what the model writes, and what ends its turn."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from lorafit.data.blanks import Blanked, blank_out, variants
+from lorafit.data.blanks import Blanked, blank_out, ends_in_tag, variants
 from lorafit.data.markers import Markers
-from lorafit.data.skeleton import Place, Skeleton, SkeletonMaker, Turn, Unmaskable, check_kept
+from lorafit.data.skeleton import Place, Skeleton, SkeletonMaker, Turn, check_kept
 from lorafit.data.spellings import Messages, quotes_arguments, spellings
 from lorafit.data.template import ChatTemplate, TemplateRefusal, template_of
+from lorafit.data.writing import TextLost, Unmaskable
 from lorafit.recipe.formats import Conversation, Message, RowFault
 
 if TYPE_CHECKING:
@@ -64,16 +66,16 @@ class ChatRenderer:
         DataError when there is no template.
         """
         maker = self._maker(conversation.tools is not None)
-        first: RowFault | None = None
+        first: TemplateRefusal | Unmaskable | None = None
         for messages, changes in spellings([message.for_template() for message in conversation.messages]):
+            if "parts" in changes and not isinstance(first, TemplateRefusal | TextLost):
+                continue  # the template took plain texts: it only cannot be followed
             try:
                 return self._spelled(maker, conversation, messages, changes)
-            except TemplateRefusal as refusal:
-                first = first or _refused(refusal)
-            except Unmaskable as reason:
-                first = first or _template_fault(reason)
+            except (TemplateRefusal, Unmaskable) as reason:
+                first = first or reason
         assert first is not None
-        raise first
+        raise _template_fault(first) if isinstance(first, Unmaskable) else _refused(first) from None
 
     def _spelled(
         self, maker: SkeletonMaker, conversation: Conversation, messages: Messages, changes: tuple[str, ...]
@@ -92,14 +94,24 @@ class ChatRenderer:
         return self._makers[tools]
 
     def _laid(self, maker: SkeletonMaker, conversation: Conversation, messages: Messages, text: str) -> "_Laid":
-        """Find the turns in the text: by the conversation's shape, else with only its answers blanked."""
+        """Find the turns in the text: by the conversation's shape, else with only its answers blanked.
+
+        An answer that ends in a thinking tag is first taken for text throughout, as most templates take it.
+        """
+        if any(map(ends_in_tag, messages)):
+            with suppress(Unmaskable):
+                laid = self._fitted(maker, conversation, blank_out(messages, tags_are_text=True), text)
+                if laid is not None:
+                    return laid
         for roles in (None, frozenset({"assistant"})):
-            blanked = blank_out(messages, roles=roles)
-            skeleton = maker.of(blanked, conversation.tools)
-            laid = _fit(text + skeleton.added, skeleton, blanked)
+            laid = self._fitted(maker, conversation, blank_out(messages, roles=roles), text)
             if laid is not None:
                 return laid
         raise Unmaskable("it changes the text of an answer in a way that cannot be followed")
+
+    def _fitted(self, maker: SkeletonMaker, conversation: Conversation, blanked: Blanked, text: str) -> "_Laid | None":
+        skeleton = maker.of(blanked, conversation.tools)
+        return _fit(text + skeleton.added, skeleton, blanked)
 
     def _rendered(
         self, template: ChatTemplate, conversation: Conversation, messages: Messages, laid: "_Laid"

@@ -8,21 +8,14 @@ the usual way, is wrong for about a fifth of templates: they write an earlier tu
 history.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lorafit.data.blanks import BLANK, Blanked, kind_of_blank, message_of
+from lorafit.data.blanks import BLANK, THINKING, Blanked, ends_in_tag, kind_of_blank, message_of
 from lorafit.data.markers import Markers
 from lorafit.data.template import ChatTemplate, TemplateRefusal
-
-_ESCAPED = re.compile(r"&(?:#34|#39|quot|amp|lt|gt);")
-_SURROGATE = re.compile("[\ud800-\udfff]")
-
-
-class Unmaskable(Exception):
-    """The template's text cannot be told apart into what is given and what the model writes."""
+from lorafit.data.writing import TextLost, Unmaskable, check_parts, check_writing
 
 
 @dataclass(frozen=True)
@@ -102,7 +95,9 @@ class _Reading:
         self.full, self.marks = template.render(self.messages, tools), template.marks(self.messages, tools)
         self.pieces, self.blanks = BLANK.split(self.full), BLANK.findall(self.full)
         _check_texts(blanked, self.blanks)
-        check_writing("".join(self.pieces), template.source + blanked.key(tools))
+        written = "".join(self.pieces)
+        check_writing(written, template.source + blanked.key(tools))
+        check_parts(written, template.source)
 
     def skeleton(self) -> Skeleton:
         self.added = self._left_open()
@@ -166,6 +161,8 @@ class _Reading:
         ending = self.markers.ending(gap, closing, following, opener)
         if following is not None and self._stays_open(closing):
             ending = self._open_ending(number, anchor, skip, closing.rstrip(), following)
+        if ends_in_tag(self.messages[number]) and THINKING.fullmatch(ending.strip()):
+            raise Unmaskable("it does not tell the thinking tag at the end of an answer from the end of its turn")
         if not ending or not gap.startswith(ending):
             raise Unmaskable(f"it does not end an answer with a token for that (but with {gap[:40]!r})")
         return ending
@@ -259,17 +256,6 @@ def check_kept(template: ChatTemplate, blanked: Blanked, tools: Sequence[Mapping
     check_writing("".join(BLANK.split(written)), template.source + blanked.key(tools))
 
 
-def check_writing(written: str, given: str) -> None:
-    """Raise Unmaskable for what a template writes of its own that no model was taught and no file can hold."""
-    found = _ESCAPED.search(written)
-    if found and found.group() not in given:  # some write the quotes of a tool call as `&#34;`
-        raise Unmaskable(f"it writes tool calls with {found.group()!r} for a character; give JSON text")
-    if "None" in written and "None" not in given:
-        raise Unmaskable("it writes 'None' where there is no text")
-    if _SURROGATE.search(written):
-        raise Unmaskable("it writes half of a surrogate pair, which no text can hold")
-
-
 def _after(rendered: str, blank: str) -> str:
     """Give the text between a blank ("": the beginning) and the next."""
     start = rendered.find(blank)
@@ -292,4 +278,4 @@ def _check_texts(blanked: Blanked, written: Sequence[str]) -> None:
         if times > 1 and blank.kind != "n":
             raise Unmaskable(f"it writes {what} {times} times")
         if times == 0 and blank.must_appear:
-            raise Unmaskable(f"it leaves out {what}")
+            raise TextLost(f"it leaves out {what}")

@@ -96,3 +96,28 @@ def test_content_in_parts_is_read() -> None:
     }
     with pytest.raises(RowFault, match="of type 'image'"):
         parse("chat", {"messages": [{"role": "user", "content": [{"type": "image", "url": "x"}]}, assistant("b")]})
+
+
+LAST_ENDS_OTHERWISE = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content }}"
+    "{% if loop.last and m.role == 'assistant' %}{{ eos_token }}{% else %}{{ '<|im_end|>' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize("answer", ["[/THINK]", "use the tag <think>", "a </think>", "<think>x</think>", "x <think> "])
+def test_an_answer_that_ends_in_a_thinking_tag_ends_with_its_end(answer: str) -> None:
+    rendered = render(BYTES, LAST_ENDS_OTHERWISE, chat(user("a"), assistant("b"), user("c"), assistant(answer)))
+    assert trained(rendered) == ["b<|im_end|>", f"{answer}{BYTES.eos_token}"]
+    again = render(BYTES, LAST_ENDS_OTHERWISE, chat(user("a"), assistant(answer), user("c"), assistant("b")))
+    assert trained(again) == [f"{answer}<|im_end|>", f"b{BYTES.eos_token}"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["(m.content | replace('yes', 'no')) if 'yes yes' in m.content else m.content", "m.content | string | upper"],
+)
+def test_a_template_that_takes_texts_is_not_given_parts_to_print(content: str) -> None:
+    template = CHATML.replace("m.content", f"({content})")
+    with pytest.raises(TemplateFault):
+        render(BYTES, template, chat(user("yes yes"), assistant("yes yes")))
