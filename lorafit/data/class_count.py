@@ -2,25 +2,34 @@
 
 from contextlib import suppress
 
-from lorafit.errors import DataError
-from lorafit.recipe.schema import Recipe
+from lorafit.errors import LorafitError
+from lorafit.recipe.schema import Recipe, Source
 
 
 def count_classes(recipe: Recipe | None) -> int:
     """Count the classes of the head that a recipe trains, by reading its rows; 0 where it trains none.
 
-    Only sources that say `format: classification` count. Two classes are taken where no row can be read.
+    Two classes are taken where a source says `format: classification` and no row can be read. The rows of other
+    formats are not read, but for the first ones of a source that leaves its format to be found.
     """
-    sources = [source for source in recipe.data.train if source.format == "classification"] if recipe else []
-    if recipe is None or recipe.data.classification != "head" or not sources:
+    if recipe is None or recipe.data.classification != "head":
         return 0
+    found = [_classes(source) for source in recipe.data.train if source.format in ("auto", "classification")]
+    named = [labels for labels in found if labels is not None]
+    return max(2, len(set().union(*named))) if named else 0
+
+
+def _classes(source: Source) -> set[str] | None:
+    """Name the classes of a source's rows, as far as they lie here and can be read; None for rows without a class."""
     from lorafit.data.faults import ReadLog  # only here, for what reads rows takes a while to load
     from lorafit.data.rows import local_files, read_examples
     from lorafit.recipe.formats import Labelled
 
     labels: set[str] = set()
-    for source in sources:
-        with suppress(DataError):
-            if local_files(source) is not None:
-                labels |= {row.label for _, row in read_examples(source, ReadLog())[1] if isinstance(row, Labelled)}
-    return max(2, len(labels))
+    name: str = source.format
+    with suppress(LorafitError, OSError):  # an estimate needs no rows; `validate` and `train` say what is wrong
+        if local_files(source) is not None:
+            name, rows = read_examples(source, ReadLog())
+            if name == "classification":
+                labels.update(row.label for _, row in rows if isinstance(row, Labelled))
+    return labels if name == "classification" else None

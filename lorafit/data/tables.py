@@ -7,10 +7,10 @@ from typing import Any
 
 from lorafit.data.arrow import pyarrow
 from lorafit.data.faults import DamagedFile
+from lorafit.data.lines import Numbered
 from lorafit.recipe.formats import RowFault
 
 BATCH_ROWS = 1024
-Numbered = tuple[int, dict[str, Any] | RowFault]
 
 
 def parquet_rows(file: Path | io.BufferedReader) -> Iterator[Numbered]:

@@ -12,7 +12,7 @@ Kernel = Literal["varlen", "sdpa", "flash_attention_2", "eager"]
 
 NEWEST = (5, 23)
 OLDEST = (4, 38)  # models of before keep a causal mask and a cache that this does not know
-_ENGINE = re.compile(r"([a-z]+)(?:@(\d+(?:\.\d+)*))?")
+_ENGINE = re.compile(r"([a-z]+)(?:@(\d{1,6}(?:\.\d{1,6})*))?")
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def find_stack(engine: str, upcast: str | None, kernel: Kernel) -> Stack | None:
     found = _ENGINE.fullmatch(engine.strip().lower())
     if found is None or found[1] not in ("lorafit", "transformers"):
         raise RecipeError(
-            f"unknown engine {engine!r}", where="--engine", fix="lorafit, transformers, or transformers@4.48.1",
+            f"unknown engine {engine[:40]!r}", where="--engine", fix="lorafit, transformers, or transformers@4.48.1",
             code="E2-USAGE",
         )  # fmt: skip
     if found[1] == "lorafit":

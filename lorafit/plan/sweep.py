@@ -10,6 +10,7 @@ from lorafit.plan.question import MemoryQuestion
 from lorafit.recipe.adapters import Full
 
 MOST_VALUES = 32
+MOST_DIGITS = 12  # Python reads no number of thousands
 GIB = 2**30
 WIDTH = 40  # characters of the longest bar
 _RANGE = re.compile(r"(max_length|micro_batch_size|rank)=(\d+k?)(?:\.\.(\d+k?)|((?:,\d+k?)*))")
@@ -102,6 +103,8 @@ def _point(value: int, question: MemoryQuestion) -> Point:
 
 def _number(text: str) -> int:
     """A plain number, or thousands of 1,024."""
+    if len(text) > MOST_DIGITS:
+        raise _fault(f"{text[:MOST_DIGITS]}... is out of range")
     value = int(text.removesuffix("k")) * (1024 if text.endswith("k") else 1)
     if not 1 <= value <= 2**24:
         raise _fault(f"{text} is out of range")

@@ -94,7 +94,8 @@ def _flops(question: MemoryQuestion) -> int:
     """4 N + 6 A + 6 s h L: forward and backward; with all weights trained their own gradients come on top."""
     weights = _body_weights(question) + _head_weights(question)
     each = 6 if question.is_full else 4
-    return each * weights + 6 * _adapter_weights(question) + 3 * _attention(question)
+    trained = _adapter_weights(question) + _class_weights(question)
+    return each * weights + 6 * trained + 3 * _attention(question)
 
 
 def _recomputed(question: MemoryQuestion) -> int:
@@ -113,7 +114,15 @@ def _body_weights(question: MemoryQuestion) -> int:
 
 
 def _head_weights(question: MemoryQuestion) -> int:
+    """Weights of the output head that a token meets; a classifier has none."""
+    if question.classes:
+        return 0
     return round(question.shape.vocab_size * question.shape.hidden_size * question.target_share)
+
+
+def _class_weights(question: MemoryQuestion) -> int:
+    """Weights of a classification head, which one token of each row meets."""
+    return round(question.head_parameters / question.max_length)
 
 
 def _adapter_weights(question: MemoryQuestion) -> int:

@@ -33,6 +33,7 @@ COMMANDS = [
     "validate recipes/llama3-8b-qlora.yaml",
     "estimate-vram recipes/quickstart.yaml",
     "estimate-vram recipes/llama3-8b-qlora.yaml --gpu 24GB --json",
+    "estimate-vram recipes/classification.yaml",
     "estimate-vram --model 70b --method qlora",
 ]
 

@@ -80,7 +80,14 @@ def test_engines_as_people_type_them() -> None:
     assert find_stack("lorafit", None, "sdpa") is None
     assert find_stack("transformers", None, "sdpa") == Stack()
     assert find_stack("Transformers@4.48.1", "all", "eager") == Stack((4, 48, 1), "all", kernel="eager")
-    for engine, upcast in (("trl", None), ("transformers@", None), ("transformers@4.2", None), ("lorafit", "all")):
+    long = "transformers@" + "4" * 5000
+    for engine, upcast in (
+        ("trl", None),
+        (long, None),
+        ("transformers@", None),
+        ("transformers@4.2", None),
+        ("lorafit", "all"),
+    ):
         with pytest.raises(RecipeError):
             find_stack(engine, upcast, "sdpa")
     with pytest.raises(RecipeError, match="did you mean norms"):

@@ -45,7 +45,9 @@ def test_what_does_not_fit_is_marked() -> None:
     assert all(row["fits"] is None for row in sweep("rank=8", QUESTION, None).as_json())
 
 
-@pytest.mark.parametrize("text", ["", "rank", "rank=0", "rank=8..4", "alpha=1..2", "max_length=1..99999999k"])
+@pytest.mark.parametrize(
+    "text", ["", "rank", "rank=0", "rank=8..4", "alpha=1..2", "max_length=1..99999999k", "rank=" + "9" * 5000]
+)
 def test_faults(text: str) -> None:
     with pytest.raises(RecipeError):
         sweep(text, QUESTION, None)

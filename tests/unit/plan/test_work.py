@@ -34,6 +34,13 @@ def test_all_weights_trained_is_half_as_much_again() -> None:
     assert full == pytest.approx(1.5 * work(short, None, None, None).flops_per_token, rel=0.01)
 
 
+def test_a_classifier_has_its_own_small_head_and_not_that_of_words() -> None:
+    shape, classes = KEPT.shape, 2 * KEPT.max_length
+    less = 4 * shape.vocab_size * shape.hidden_size - 6 * 2 * shape.hidden_size  # two weights a token and hidden number
+    found = work(replace(KEPT, classes=classes), None, None, None)
+    assert found.flops_per_token == work(KEPT, None, None, None).flops_per_token - less
+
+
 def test_time_and_cost() -> None:
     found = work(KEPT, find_card("h100"), 10**9, 2.0)
     assert found.tokens_per_second
