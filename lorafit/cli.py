@@ -288,7 +288,7 @@ def main() -> None:
     try:
         sys.exit(app(prog_name="lorafit", standalone_mode=False))
     except TyperException as error:
-        _fail(RecipeError(str(error), fix="`--help` tells what a command takes", code="E2-USAGE"))
+        _fail(RecipeError(error.format_message(), fix="`--help` tells what a command takes", code="E2-USAGE"))
     except LorafitError as error:
         _fail(error)
 

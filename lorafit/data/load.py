@@ -158,9 +158,15 @@ class _Loading:
         if self.preferences:
             found.append(preferences_fault(self.preferences, str(self.source.path)))
         if not found and not self.writer.rows:
-            what = f"none of {self.read:,} rows is left" if self.read else "holds no rows"
-            found.append(Fault(what, str(self.source.path), code="E3-NO-ROWS"))
+            found.append(Fault(self._nothing_left(), str(self.source.path), code="E3-NO-ROWS"))
         return found
+
+    def _nothing_left(self) -> str:
+        if not self.read:
+            return "holds no rows"
+        dropped = f"; {self.overlong.dropped:,} are longer than max_length" if self.overlong.dropped else ""
+        bad = "".join(f"; {kind.where}: {kind.what}" for kind in grouped(self.log.bad, "")[:3])
+        return f"none of {self.read:,} rows is left{dropped}{bad}"
 
     def report(self, name: str, files: list[FileRecord]) -> SourceReport:
         """Give the account of the source."""

@@ -27,7 +27,8 @@ def text_rows(stream: io.BufferedReader, log: ReadLog) -> Iterator[Numbered]:
 
 def csv_rows(stream: io.BufferedReader, delimiter: str) -> Iterator[Numbered]:
     """Give the rows of a table whose first line names the columns; DamagedFile when it does not."""
-    begin(stream)
+    if begin(stream).lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise DamagedFile("is an HTML or XML page, not CSV", "E3-FILE-HTML", "a failed download? fetch it again")
     csv.field_size_limit(MAX_LINE_BYTES)
     reader = csv.reader(_csv_lines(stream), delimiter=delimiter, strict=True)
     header = _header(reader)

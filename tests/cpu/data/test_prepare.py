@@ -124,7 +124,10 @@ def test_skipped_rows_are_counted_and_listed(tmp_path: Path) -> None:
         ("3", "E3-ROW-EMPTY"),
     ]
     assert [data.train.place(row).rpartition(":")[2] for row in range(2)] == ["1", "4"]
-    assert faults(write(tmp_path, ["{", "{"]), on_bad_row="skip") == ["E3-NO-ROWS"]
+    broken = write(tmp_path, ["{", "{"])
+    assert faults(broken, on_bad_row="skip") == ["E3-NO-ROWS"]
+    with pytest.raises(DataError, match=r"none of 2 rows is left; .*rows\.jsonl:1: .*2 such rows"):
+        prepared(broken, on_bad_row="skip")
 
 
 @pytest.mark.parametrize(("policy", "kept", "dropped", "truncated"), [("drop", 2, 2, 0), ("truncate", 3, 1, 1)])

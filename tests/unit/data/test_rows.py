@@ -294,3 +294,12 @@ def test_reading_rows_loads_nothing_heavy(tmp_path: Path) -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("page", [b"<!DOCTYPE html><p>404</p>", b"<html>\n", b'<?xml version="1.0"?>'])
+def test_a_page_is_no_table(page: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes(page)
+    log = ReadLog()
+    assert not list(read_rows(Source(path=str(path)), log))
+    assert [fault.code for fault in log.faults] == ["E3-FILE-HTML"]
