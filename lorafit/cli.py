@@ -1,20 +1,17 @@
 """The commands: read the words, load the recipe, call the one room that does the work, print."""
 
-import json
-import os
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 from typer.exceptions import TyperException
 
 from lorafit import __version__
-from lorafit.errors import LorafitError, RecipeError, StorageError
+from lorafit.errors import LorafitError, RecipeError
 from lorafit.model.quiet import quiet_libraries, without_torch
+from lorafit.report.output import emit, write_out, writing_out
 from lorafit.report.progress import say
 from lorafit.train.launch import is_first_process
 
@@ -22,7 +19,6 @@ NOT_BUILT = {
     "init": "writing a recipe that fits",
     "inspect": "saying what an adapter did",
     "compose": "making one adapter from several",
-    "doctor": "saying what this machine can do",
 }
 
 
@@ -34,29 +30,6 @@ Overrides = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else.")]
 NO_OVERRIDES: list[str] = []
-
-
-def emit(result: dict[str, Any]) -> None:
-    """Print the result for a program."""
-    write_out(json.dumps(result, ensure_ascii=False, allow_nan=False))
-
-
-def write_out(text: str) -> None:
-    """Write to standard output."""
-    with writing_out():
-        print(text, flush=True)
-
-
-@contextmanager
-def writing_out() -> Iterator[None]:
-    """Guard standard output. StorageError when it is full; 128 + SIGPIPE when its reader has gone, as usual."""
-    try:
-        yield
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would try once more at its end
-        if isinstance(error, BrokenPipeError):
-            sys.exit(128 + signal.SIGPIPE)
-        raise StorageError(f"cannot write: {error.strerror}", where="standard output", code="E7-OUTPUT") from None
 
 
 @app.callback(invoke_without_command=True)
@@ -255,6 +228,26 @@ def generate(
     result = converse(target, prompt, max_new_tokens=max_new_tokens, speak=not as_json)
     if as_json:
         emit(result)
+
+
+@app.command()
+def doctor(
+    recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]", help="Say which way this recipe takes.")] = None,
+    overrides: Overrides = NO_OVERRIDES,
+    network: Annotated[bool, typer.Option("--network", help="Ask the hub whether it answers.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what this machine can do, which fast paths are on, and why others are off."""
+    from lorafit.recipe.load import load_recipe
+
+    loaded = load_recipe(recipe, overrides) if recipe else None
+    from lorafit.train.doctor import diagnose
+
+    result = diagnose(loaded, network)
+    say(result.as_text())
+    if as_json:
+        emit(result.as_json())
+    raise typer.Exit(result.exit_code)
 
 
 @app.command()

@@ -18,6 +18,7 @@ from lorafit.plan.plan import Plan, make_plan
 from lorafit.plan.targets import leaf_counts
 from lorafit.recipe.resolved import recipe_hash
 from lorafit.recipe.schema import Recipe
+from lorafit.report.finding import as_lines
 from lorafit.report.progress import reporting, say
 from lorafit.report.units import gibibytes, percent
 from lorafit.rundir.layout import RunFolder
@@ -25,7 +26,8 @@ from lorafit.rundir.manifest import ACCOUNT, Manifest
 from lorafit.rundir.state import Run
 from lorafit.train.course import Course
 from lorafit.train.loop import Loop, does_not_fit
-from lorafit.train.optimizer import build_optimizer, paging_notice
+from lorafit.train.optimizer import build_optimizer
+from lorafit.train.paths import way_of
 from lorafit.train.ranks import Ranks
 from lorafit.train.record import Record
 from lorafit.train.result import publish, summary
@@ -55,6 +57,8 @@ def train(recipe: Recipe, folder: RunFolder, run: Run | None) -> dict[str, objec
                 record.manifest(_manifest(recipe, base, identity, data, ranks))
                 record.write_json(folder.data_report, data.report.as_json())
             _describe(record, recipe, base, attached, loop.plan, sizes, classes)
+            way = way_of(recipe, config, attached.model, ranks.device, base.dtype, sizes)
+            record.say("\n".join(["fast paths:", *as_lines(way.findings())]))
             with reporting(loop.plan.total_steps, course.resume(), speaks=ranks.is_first) as reporter:
                 course.run(reporter)
             commit = publish(record, recipe, attached, tokenizer, data, base_hash(identity))
@@ -165,9 +169,6 @@ def _describe(
         f"({percent(attached.trainable_parameters, total)})\n"
         f"{plan_text(plan, sizes)}"
     )
-    notice = paging_notice(recipe.training, base.device)
-    if notice:
-        record.say(notice)
 
 
 def plan_text(plan: Plan, sizes: Sizes) -> str:

@@ -1,0 +1,34 @@
+"""Standard output: results for programs, and nothing else."""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from lorafit.errors import StorageError
+
+
+def emit(result: dict[str, Any]) -> None:
+    """Print the result for a program."""
+    write_out(json.dumps(result, ensure_ascii=False, allow_nan=False))
+
+
+def write_out(text: str) -> None:
+    """Write to standard output."""
+    with writing_out():
+        print(text, flush=True)
+
+
+@contextmanager
+def writing_out() -> Iterator[None]:
+    """Guard standard output. StorageError when it is full; 128 + SIGPIPE when its reader has gone, as usual."""
+    try:
+        yield
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would try once more at its end
+        if isinstance(error, BrokenPipeError):
+            sys.exit(128 + signal.SIGPIPE)
+        raise StorageError(f"cannot write: {error.strerror}", where="standard output", code="E7-OUTPUT") from None
