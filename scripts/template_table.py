@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from lorafit.data.chat import ChatRenderer
+from lorafit.data.template_defaults import settle
 from lorafit.errors import LorafitError
 from lorafit.recipe.formats import Conversation, RowFault, parse
 
@@ -63,6 +64,7 @@ def main(folder: str) -> None:
     print(f"|---|{'---|' * (len(SHAPES) + 1)}")
     for path in files:
         tokenizer.chat_template = path.read_text(encoding="utf-8")
+        settle(tokenizer, {})
         renderer = ChatRenderer(tokenizer, "assistant")
         found = {shape: outcome(renderer, fields) for shape, fields in SHAPES.items()}
         tally.update((shape, what) for shape, (what, _) in found.items())

@@ -23,6 +23,8 @@ from lorafit.recipe.schema import DataSpec, Source, Validation
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+UNMASKABLE_HINT = "set what the template reads (data.chat_template_kwargs), or use another (data.chat_template)"
+
 
 class Loader:
     """Loads the sources of a recipe and gathers everything that is wrong with any of them.
@@ -151,7 +153,7 @@ class _Loading:
 
     def faults(self) -> list[Fault]:
         """Give what must stop the run."""
-        found = [*self.log.faults, *grouped(self.unmaskable, "use another template (data.chat_template)")]
+        found = [*self.log.faults, *grouped(self.unmaskable, UNMASKABLE_HINT)]
         if self.data.on_bad_row == "error":
             found += grouped(self.log.bad, SKIP_HINT)
         found += self.overlong.fault(str(self.source.path), self.read)

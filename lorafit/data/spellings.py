@@ -1,6 +1,7 @@
-"""The same conversation as templates want it: they differ in how they take tool calls, absent and plain text."""
+"""The same conversation as templates want it: they differ in how they take tool calls, texts and thinking."""
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
@@ -72,8 +73,23 @@ def _parts(messages: Messages) -> Messages:
     ]
 
 
+def _apart(messages: Messages) -> Messages:
+    """Thinking at the head of an answer's text apart from it."""
+    return [_thinking_apart(message) if message["role"] == "assistant" else message for message in messages]
+
+
+def _thinking_apart(message: dict[str, Any]) -> dict[str, Any]:
+    content = message.get("content")
+    found = _THOUGHT.match(content) if isinstance(content, str) else None
+    if found is None or message.get("reasoning_content"):
+        return message
+    return {**message, "reasoning_content": found[1], "content": found[2]}
+
+
+_THOUGHT = re.compile(r"\s*<think>\s*(.*?\S)\s*</think>\s*(.*)", re.DOTALL)
 _CHANGES: dict[str, Callable[[Messages], Messages]] = {
     "arguments": _arguments,
     "empty": _empty,
     "parts": _parts,
+    "apart": _apart,
 }

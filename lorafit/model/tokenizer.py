@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from lorafit.data.cache import default_cache
 from lorafit.data.classes import end_documents
 from lorafit.data.prepare import PreparedData, TokenRows, prepare
+from lorafit.data.template_defaults import settle
 from lorafit.errors import ModelError, first_line
 from lorafit.model.find import check_weights, find_model, refuse_code
 from lorafit.plan.find_shape import read_config
@@ -49,7 +50,9 @@ def _prepared(
 ) -> tuple["PreTrainedTokenizerBase", PreparedData]:
     template = Path(recipe.data.chat_template) if recipe.data.chat_template else None
     tokenizer = load_tokenizer(folder, template)
+    decided = settle(tokenizer, recipe.data.chat_template_kwargs)
     data = prepare(recipe, tokenizer, default_cache())
+    data.remarks.extend([decided] if decided else [])
     if data.labels:
         end_documents(tokenizer)  # as it was when the rows were tokenised, be that now or long ago
     check_vocabulary([data.train, *([data.validation] if data.validation else [])], config)

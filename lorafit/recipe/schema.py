@@ -14,6 +14,8 @@ from lorafit.recipe.spec import Spec
 PathText = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
 NameText = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Columns = dict[str, NameText]
+TemplateValue = bool | int | float | str
+VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=200)]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 DEFAULT_ADAPTER = "lora"
 COUNT = 10**9  # more steps or rows than any run has; what counts them need not fear larger numbers
@@ -95,6 +97,9 @@ class DataSpec(Spec):
     )
     chat_template: PathText | None = Field(
         default=None, description="Jinja file to use instead of the tokenizer's own template."
+    )
+    chat_template_kwargs: dict[VariableName, TemplateValue] = Field(
+        default_factory=dict, description="Values of the template's own variables, such as `enable_thinking: false`."
     )
 
     @field_validator("train", mode="before", json_schema_input_type=PathText | Source | Sources)

@@ -20,7 +20,8 @@ model: {path: x, revision: abc, dtype: bfloat16, attention: sdpa}
 quantization: {kind: nf4, double_quant: false, compute_dtype: float32}
 adapter: {kind: dora, rank: 3, alpha: 1e-5, dropout: 0.1, target_modules: {regex: .*}, rslora: true, init_from: y}
 data: {train: [{path: a, format: chat, split: t, weight: 0.1, limit: 3}, {path: b}], validation: {fraction: 0.1},
-  max_length: 99, packing: false, train_on: all, on_overlong: drop, on_bad_row: skip, chat_template: "été.jinja"}
+  max_length: 99, packing: false, train_on: all, on_overlong: drop, on_bad_row: skip, chat_template: "été.jinja",
+  chat_template_kwargs: {thinking: false, depth: 3, heat: 0.5, tone: "é"}}
 training: {max_steps: 9, global_batch_size: 4, micro_batch_size: 2, learning_rate: 1e-7, schedule: wsd, warmup: 0,
   weight_decay: 1, max_grad_norm: null, optimizer: adamw_8bit, gradient_checkpointing: full, eval_every: 1,
   save_every: 2, keep_checkpoints: 3, early_stopping: {patience: 1, min_delta: 1e-3}}

@@ -31,6 +31,7 @@ REFUSED = {
     "data.validation.fraction", "data.validation.path", "data.validation.format", "data.validation.split",
     "data.validation.limit", "data.train.columns", "data.validation.columns", "data.classification",
     "data.max_length", "data.packing", "data.train_on", "data.on_overlong", "data.on_bad_row", "data.chat_template",
+    "data.chat_template_kwargs",
     "training.epochs", "training.max_steps", "training.global_batch_size", "training.learning_rate",
     "training.schedule", "training.warmup", "training.weight_decay", "training.max_grad_norm", "training.optimizer",
     "training.early_stopping.patience", "training.early_stopping.min_delta",
