@@ -9,6 +9,7 @@ from lorafit.recipe.formats import fields_of
 from lorafit.recipe.problems import KeyPath, Problem, printable
 from lorafit.recipe.regexes import why_not
 from lorafit.recipe.schema import Recipe, Source, Validation
+from lorafit.recipe.sharding import why_whole
 from lorafit.recipe.suggest import did_you_mean, nearest
 from lorafit.recipe.yaml_errors import character_name, hidden_character
 
@@ -133,6 +134,13 @@ def dtype_is_trained(recipe: Recipe) -> Iterator[Problem]:
         yield Problem(("model", "dtype"), what, fix, "E2-RULE")
 
 
+def base_can_be_split(recipe: Recipe) -> Iterator[Problem]:
+    """Only some frozen weights can be split over processes."""
+    if recipe.training.sharding == "full" and (reason := why_whole(recipe)):
+        rests_on: tuple[KeyPath, ...] = (("adapter", "kind"), ("quantization", "kind"))
+        yield Problem(("training", "sharding"), reason, "leave it out", "E2-RULE", depends_on=rests_on)
+
+
 CHECKS: tuple[Check, ...] = (
     warmup_ends,
     evaluation_has_rows,
@@ -144,6 +152,7 @@ CHECKS: tuple[Check, ...] = (
     paths_are_plain,
     output_is_its_own_folder,
     dtype_is_trained,
+    base_can_be_split,
 )
 
 

@@ -146,6 +146,11 @@ class TrainingSpec(Spec):
         default="auto",
         description="Recompute activations: less memory, a third more time. auto: if needed to fit.",
     )
+    sharding: Literal["auto", "none", "full"] = Field(
+        default="auto",
+        description="Several processes: each holds the whole frozen base (none), or a part of every layer, which is "
+        "gathered while it is used (full, FSDP2). auto: full if the base does not fit one card.",
+    )
     eval_every: int | None = Field(
         default=None, ge=1, le=COUNT, description="Steps between evaluations; null: only at the end."
     )

@@ -15,6 +15,7 @@ MAY_CHANGE = (
     "training.keep_checkpoints",
     "training.micro_batch_size",  # the global batch stays: the same up to the order of a sum
     "training.gradient_checkpointing",
+    "training.sharding",
 )
 
 Changes = dict[str, tuple[Any, Any]]

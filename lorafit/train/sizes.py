@@ -11,17 +11,19 @@ from lorafit.plan.memory import estimate, largest_micro_batch
 from lorafit.plan.question import BaseDtype, MemoryQuestion
 from lorafit.plan.shapes import shape_from_config
 from lorafit.recipe.schema import Recipe
+from lorafit.recipe.sharding import why_whole
 
 USABLE_SHARE = 0.85  # of what is free: the estimate is honest to about a tenth
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """The two settings that trade memory for time, and the peak that is expected of them."""
+    """The settings that trade memory for time, and the peak that is expected of them."""
 
     micro_batch_size: int
     gradient_checkpointing: bool
     estimated_peak_bytes: int | None  # None for an architecture the memory model does not know
+    sharded: bool = False  # the base is split over the processes
 
 
 def choose_sizes(
@@ -32,7 +34,7 @@ def choose_sizes(
     free_bytes: int,
     classes: int = 0,
 ) -> Sizes:
-    """Resolve `auto`: recompute only when a row does not fit without it, then take the most rows that fit.
+    """Resolve `auto`: split the base, and recompute, only when a row does not fit without; then take the most rows.
 
     `free_bytes` is what this process may use for everything, the base included; `classes` are those of a head.
     """
@@ -41,14 +43,28 @@ def choose_sizes(
         question = replace(_question(recipe, config, dtype, world_size), classes=classes)
     except ModelError:
         rows = 1 if training.micro_batch_size == "auto" else training.micro_batch_size
-        return Sizes(rows, training.gradient_checkpointing != "none", None)
+        return Sizes(rows, training.gradient_checkpointing != "none", None, _is_asked_for(recipe, world_size))
     usable = int(USABLE_SHARE * free_bytes)
+    question = replace(question, sharded=_shards(recipe, question, usable))
     if training.gradient_checkpointing == "auto":
         question = replace(question, checkpointing=estimate(question).peak_bytes > usable)
     if training.micro_batch_size == "auto":
         rows = largest_micro_batch(question, usable, training.global_batch_size, world_size)
         question = replace(question, micro_batch_size=rows)
-    return Sizes(question.micro_batch_size, question.checkpointing, estimate(question).peak_bytes)
+    return Sizes(question.micro_batch_size, question.checkpointing, estimate(question).peak_bytes, question.sharded)
+
+
+def _is_asked_for(recipe: Recipe, world_size: int) -> bool:
+    """Say whether the recipe wants the base split; one process has nobody to split it with."""
+    return recipe.training.sharding == "full" and world_size > 1
+
+
+def _shards(recipe: Recipe, question: MemoryQuestion, usable_bytes: int) -> bool:
+    """Resolve `sharding: auto`: what fits whole, with all else at its least, is faster whole."""
+    if question.gpus == 1 or recipe.training.sharding != "auto":
+        return _is_asked_for(recipe, question.gpus)
+    least = replace(question, checkpointing=recipe.training.gradient_checkpointing != "none")
+    return why_whole(recipe) is None and estimate(least).peak_bytes > usable_bytes
 
 
 def _question(recipe: Recipe, config: Mapping[str, object], dtype: torch.dtype, world_size: int) -> MemoryQuestion:

@@ -43,6 +43,13 @@ def test_micro_batch_fits_in_batch(faults: Faults, load: Load) -> None:
     load("+training: {micro_batch_size: 3, global_batch_size: 8}")
 
 
+@pytest.mark.parametrize("key", ["adapter: {kind: full}", "adapter: {kind: dora}", "quantization: {kind: int8}"])
+def test_base_can_be_split(faults: Faults, load: Load, key: str) -> None:
+    assert "training.sharding: " in faults(f"+{key}\ntraining: {{sharding: full}}")[0]
+    load(f"+{key}\ntraining: {{sharding: auto}}")
+    load("+training: {sharding: full}")
+
+
 def test_target_pattern_is_safe(faults: Faults, load: Load) -> None:
     assert "adapter.target_modules.regex: not a regular expression" in faults(
         "+adapter: {target_modules: {regex: '(a'}}"

@@ -23,8 +23,8 @@ data: {train: [{path: a, format: chat, split: t, weight: 0.1, limit: 3}, {path: 
   max_length: 99, packing: false, train_on: all, on_overlong: drop, on_bad_row: skip, chat_template: "été.jinja",
   chat_template_kwargs: {thinking: false, depth: 3, heat: 0.5, tone: "é"}}
 training: {max_steps: 9, global_batch_size: 4, micro_batch_size: 2, learning_rate: 1e-7, schedule: wsd, warmup: 0,
-  weight_decay: 1, max_grad_norm: null, optimizer: adamw_8bit, gradient_checkpointing: full, eval_every: 1,
-  save_every: 2, keep_checkpoints: 3, early_stopping: {patience: 1, min_delta: 1e-3}}
+  weight_decay: 1, max_grad_norm: null, optimizer: adamw_8bit, gradient_checkpointing: full, sharding: none,
+  eval_every: 1, save_every: 2, keep_checkpoints: 3, early_stopping: {patience: 1, min_delta: 1e-3}}
 output: {dir: runs/x, trackers: [wandb]}
 """
 

@@ -17,6 +17,7 @@ ALLOWED = {
     "output.trackers",
     "training.eval_every",
     "training.gradient_checkpointing",
+    "training.sharding",
     "training.keep_checkpoints",
     "training.micro_batch_size",
     "training.save_every",
