@@ -7,9 +7,11 @@ the hash that the table holds, when a batch takes them. So a hit reads no token,
 
 import fcntl
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,12 @@ from lorafit.data.row_files import TABLE, RowWriter, mapped
 from lorafit.data.token_rows import TokenRows
 from lorafit.errors import MachineError, StorageError
 from lorafit.rundir.commit import Commit, check_sizes, hash_file
-from lorafit.rundir.store import Store
+from lorafit.rundir.store import Store, is_leftover
 
 ENTRY, LOCK = "entry", "lock"
 DEFAULT_GIB, MOST_GIB = 50.0, 10**6
 OFF = "off"
+KEY = re.compile("[0-9a-f]{40}")  # the name of an entry's folder
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,8 @@ class Cache:
             facts = _checked(entry).facts
             report = SourceReport.from_json(facts["report"])
             rows = mapped(entry, facts["files"], facts["labels"])
-            os.utime(self.root / key)  # when it was last of use
+            with suppress(OSError):  # a cache that may not be written is read all the same
+                os.utime(self.root / key)  # when it was last of use
         except (StorageError, OSError, KeyError, TypeError, ValueError):
             return None
         return Loaded(rows, report, facts["tokenizer"], from_cache=True)
@@ -64,8 +68,7 @@ class Cache:
     def turn(self, key: str) -> Iterator[None]:
         """Wait until no other process makes this entry. Raises StorageError where no lock can be had."""
         folder = self.root / key
-        self.store.make_folder(folder)
-        with _locked(folder / LOCK):
+        with _held(partial(self._lock, folder)):
             self.store.sweep(folder)
             yield
 
@@ -87,10 +90,19 @@ class Cache:
             raise StorageError("cannot be read back", where=str(self.root / key), code="E7-CACHE")
         return replace(found, from_cache=False)
 
+    def _lock(self, folder: Path) -> int:
+        """Wait for the lock in a folder, made if need be."""
+        while True:
+            self.store.make_folder(folder)
+            with suppress(FileNotFoundError):  # the folder was tidied away before the lock was in it
+                taken = _taken(folder / LOCK, os.O_CREAT, 0)
+                if taken is not None:
+                    return taken
+
     def trim(self) -> None:
         """Remove the entries that were not used for the longest, and what a killed process left half made."""
         with suppress(OSError, StorageError):
-            folders = sorted(self.root.iterdir(), key=lambda folder: -folder.stat().st_mtime)
+            folders = sorted(filter(_is_ours, self.root.iterdir()), key=lambda folder: -folder.stat().st_mtime)
             total = 0
             for folder in folders:
                 total += _size_bytes(folder)
@@ -98,7 +110,9 @@ class Cache:
 
     def _tidy(self, folder: Path, *, remove: bool) -> None:
         """Clean up in one folder, unless another process is at work there."""
-        with suppress(OSError, StorageError), _locked(folder / LOCK, wait=False):
+        with suppress(OSError, StorageError), _held(partial(_taken, folder / LOCK, 0, fcntl.LOCK_NB)) as taken:
+            if taken is None:
+                return
             self.store.sweep(folder)
             if remove and (folder / ENTRY).exists():
                 self.store.remove(folder / ENTRY)
@@ -151,15 +165,37 @@ def _checked(entry: Path) -> Commit:
     return commit
 
 
-@contextmanager
-def _locked(path: Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold the lock on a file; it ends with the process. OSError when it cannot be had."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+def _is_ours(folder: Path) -> bool:
+    """Tell a folder that `turn` made, and that holds what we write, from what somebody else keeps here."""
+    if not KEY.fullmatch(folder.name) or folder.is_symlink() or not (folder / LOCK).is_file():
+        return False
+    return all(path.name in (ENTRY, LOCK) or is_leftover(path) for path in folder.iterdir())
+
+
+def _taken(path: Path, create: int, wait: int) -> int | None:
+    """Lock a file; None when it was tidied away meanwhile. OSError when it cannot be had."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | create, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        yield
-    finally:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | wait)
+        if os.path.lexists(path) and os.path.samestat(os.fstat(descriptor), path.stat()):
+            return descriptor
+    except BaseException:
         os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return None
+
+
+@contextmanager
+def _held(take: Callable[[], int | None]) -> Iterator[int | None]:
+    """Hold the lock that `take` gives; it ends with the process."""
+    descriptor = take()
+    try:
+        yield descriptor
+    finally:
+        if descriptor is not None:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing is not enough where a forked process has it too
+            os.close(descriptor)
 
 
 def _size_bytes(folder: Path) -> int:

@@ -59,13 +59,12 @@ class Loader:
         """Load one source. What is wrong is added to `faults`; None when it cannot be used."""
         try:
             key = self.keys.of(source)
+            if self.cache is None or key is None:
+                return self._afresh(source, key)
+            return self.cache.find(key.name) or self._kept(self.cache, source, key)
         except DataError as error:
             self.faults += error.faults
             return None
-        if self.cache is None or key is None:
-            return self._afresh(source, key)
-        found = self.cache.find(key.name)
-        return found or self._kept(self.cache, source, key)
 
     def _kept(self, cache: Cache, source: Source | Validation, key: Key) -> Loaded | None:
         """Prepare a source into the cache, unless another process just has; without it where that fails."""
@@ -78,7 +77,7 @@ class Loader:
             return None
         except (StorageError, OSError) as error:
             cache.trouble(error)
-            return self._afresh(source, key)
+            return self._afresh(source, self.keys.of(source))
         finally:
             cache.trim()
 
@@ -93,7 +92,11 @@ class Loader:
     def _afresh(self, source: Source | Validation, key: Key | None) -> Loaded | None:
         with RowWriter() as writer:
             report = self._read(source, key, writer)
-            return None if report is None else Loaded(writer.build(), report)
+            if report is None:
+                return None
+            if self.keys.of(source) != key:
+                self.faults.append(_changed(source))
+            return Loaded(writer.build(), report)
 
     def _read(self, source: Source | Validation, key: Key | None, writer: RowWriter) -> SourceReport | None:
         log = ReadLog()
@@ -105,8 +108,17 @@ class Loader:
             bad = grouped(log.bad, SKIP_HINT) if self.data.on_bad_row == "error" else []
             self.faults += [*log.faults, *bad, *error.faults]
             return None
+        except OSError as error:
+            what = f"cannot be read: {error.strerror or error}"
+            self.faults.append(Fault(what, str(source.path), code="E3-FILE-READ"))
+            return None
         self.faults += loading.faults()
         return loading.report(name, key.files if key else [])
+
+
+def _changed(source: Source | Validation) -> Fault:
+    what, fix = "changed while it was read", "start again when it is written"
+    return Fault(what, str(source.path), fix, "E3-FILE-CHANGED")
 
 
 class _Loading:

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from itertools import islice
 
 from lorafit.data.rows import Row
@@ -38,11 +38,14 @@ def worked(shop: Workshop, examples: Iterator[tuple[Row, Example]]) -> Iterator[
     if following is None:
         return
     rest = _chained(following, windows)
-    if worker_count() < 2:
+    pool = _pool(shop) if worker_count() > 1 else None
+    if pool is None:
         yield from ((window, _here(shop, window)) for window in rest)
         return
-    with _pool(shop) as pool:
+    try:
         yield from _ahead(shop, pool, rest)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def worker_count() -> int:
@@ -89,29 +92,40 @@ def _finished(shop: Workshop, window: Window, future: Future[list[Outcome] | Non
     return window, _here(shop, window) if outcomes is None else outcomes
 
 
-@contextmanager
-def _pool(shop: Workshop) -> Iterator[ProcessPoolExecutor]:
-    """Start processes that know the workshop by being forked from this one."""
-    context = multiprocessing.get_context("fork")
+def _pool(shop: Workshop) -> ProcessPoolExecutor | None:
+    """Start processes that know the workshop by being forked from this one; None where the system has none to give."""
+    before = multiprocessing.active_children()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of forks beside threads; see _begin
-        pool = ProcessPoolExecutor(worker_count(), context, _begin, (shop, os.getpid()))
         try:
-            yield pool
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            context = multiprocessing.get_context("fork")
+            pool = ProcessPoolExecutor(worker_count(), context, _begin, (shop, os.getpid()))
+            pool.submit(os.getpid)  # which forks all of them: none is forked later
+        except (OSError, RuntimeError):  # no process, thread, semaphore or descriptor is left
+            for process in set(multiprocessing.active_children()) - set(before):
+                process.kill()
+                process.join()
+            return None
+    return pool
 
 
 _shop: Workshop
 
 
 def _begin(shop: Workshop, parent: int) -> None:
-    """Begin a process: requests to stop are its parent's, with whom it goes; it starts no threads of its own."""
+    """Begin a process: requests to stop are its parent's, with whom it goes; it starts no threads of its own.
+
+    SIGTERM ends it, whatever the parent does with one: so the pool ends the others when one of them is gone.
+    """
     global _shop  # noqa: PLW0603  # what a forked process works with
     _shop = shop
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+    for number, action in (
+        (signal.SIGINT, signal.SIG_IGN),
+        (signal.SIGHUP, signal.SIG_IGN),
+        (signal.SIGTERM, signal.SIG_DFL),
+    ):
+        signal.signal(number, action)
     _die_with_parent(parent)
 
 

@@ -2,8 +2,11 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +18,8 @@ from tokenizers_made import CHATML, byte_level, sentence_piece
 
 from lorafit.data import cache_key
 from lorafit.data.batch import flat_batch
-from lorafit.data.cache import ENTRY, Cache, default_cache
+from lorafit.data.cache import ENTRY, LOCK, Cache, default_cache
+from lorafit.data.cache_key import Keys
 from lorafit.data.prepare import PreparedData, prepare
 from lorafit.errors import DataError, MachineError, StorageError
 from lorafit.recipe.schema import Recipe
@@ -245,6 +249,91 @@ def test_the_longest_unused_goes_first(tmp_path: Path, cache: Cache) -> None:
     cache.limit_bytes = 2**30
     hits = [prepare(recipe(path), TOKENIZER, cache).remarks == FROM_CACHE for path in paths]
     assert hits == [True, False, True]
+
+
+def test_what_is_not_ours_is_left_alone(tmp_path: Path, cache: Cache) -> None:
+    photos, hashed = cache.root / "photos", cache.root / ("a" * 40)
+    for folder in (photos, hashed):
+        (folder / ENTRY).mkdir(parents=True)
+        (folder / ENTRY / "large.bin").write_bytes(b"x" * 10**6)
+    (cache.root / ".trash-0123456789abcdef0123456789abcdef").mkdir()
+    (cache.root / "notes").mkdir()
+    before = sorted(cache.root.rglob("*"))
+    path = write(tmp_path / "rows.jsonl")
+    cache.limit_bytes = 10**5  # more than ours, less than theirs
+    prepare(recipe(path), TOKENIZER, cache)
+    assert prepare(recipe(path), TOKENIZER, cache).remarks == FROM_CACHE
+    cache.limit_bytes = 0
+    cache.trim()
+    assert sorted(cache.root.rglob("*")) == before
+
+
+def test_a_lock_that_was_tidied_away_meanwhile_is_taken_anew(cache: Cache) -> None:
+    key, locked = "a" * 40, []
+
+    def wait() -> None:
+        with cache.turn(key):
+            locked.append((cache.root / key / LOCK).exists())
+
+    waiting = threading.Thread(target=wait)
+    with cache.turn(key):
+        waiting.start()
+        deadline = time.monotonic() + 2
+        while not _waits_for_lock() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        shutil.rmtree(cache.root / key)
+    waiting.join(10)
+    assert locked == [True]
+
+
+def _waits_for_lock() -> bool:
+    locks = Path("/proc/locks")
+    return locks.exists() and any("->" in line and str(os.getpid()) in line for line in locks.read_text().splitlines())
+
+
+def written_while_read(path: Path, monkeypatch: pytest.MonkeyPatch, times: int = 1) -> None:
+    """Have the file written anew as soon as its key is known, the first `times` times."""
+    known, left = Keys.of, [times * 2]
+
+    def edited(keys: Keys, source: Any) -> Any:
+        found = known(keys, source)
+        left[0] -= 1
+        if left[0] >= 0 and left[0] % 2:
+            write(path, 31 + left[0])
+        return found
+
+    monkeypatch.setattr(Keys, "of", edited)
+
+
+def test_data_that_changed_before_it_was_read_is_named_as_it_was_read(
+    tmp_path: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "rows.jsonl")
+    with monkeypatch.context() as patch:
+        written_while_read(path, patch)
+        data = prepare(recipe(path), TOKENIZER, cache)
+    assert "changed meanwhile" in data.remarks[0]
+    assert same(data, prepare(recipe(path), TOKENIZER))
+    assert not entries(cache)
+
+
+def test_data_that_changes_without_a_cache_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "rows.jsonl")
+    written_while_read(path, monkeypatch)
+    with pytest.raises(DataError) as caught:
+        prepare(recipe(path), TOKENIZER)
+    assert [(fault.code, fault.where) for fault in caught.value.faults] == [("E3-FILE-CHANGED", str(path))]
+
+
+def test_a_cache_that_cannot_be_written_is_read(tmp_path: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "rows.jsonl")
+    prepare(recipe(path), TOKENIZER, cache)
+
+    def denied(*arguments: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "utime", denied)
+    assert prepare(recipe(path), TOKENIZER, cache).remarks == FROM_CACHE
 
 
 @pytest.mark.parametrize(
