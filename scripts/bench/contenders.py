@@ -2,8 +2,10 @@
 
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,8 +16,10 @@ from torch.nn.utils.rnn import pad_sequence
 from lorafit.data.batch import IGNORED, flat_batch
 from lorafit.data.order import permutation
 from lorafit.data.packing import unpacked
-from lorafit.data.token_rows import TokenRows
-from scripts.bench.work import BATCH_ROWS, Work
+from lorafit.model.load import Base
+from lorafit.recipe.adapters import Lora
+from lorafit.recipe.schema import Recipe
+from scripts.bench.work import BATCH_ROWS, LINEARS, Work
 
 
 @dataclass(frozen=True)
@@ -30,57 +34,77 @@ Told = Callable[[Step], None]
 
 
 def lorafit(work: Work, steps: int, told: Told) -> None:
-    """Train with lorafit's loop; `told` is called after each step."""
-    from lorafit.model.adapt import attach
-    from lorafit.model.documents import use_flat_rows
-    from lorafit.plan.plan import make_plan
-    from lorafit.train.loop import Loop
-    from lorafit.train.optimizer import build_optimizer
+    """Train as `lorafit train` does, rows laid end to end; `told` is called after each step."""
     from lorafit.train.ranks import Ranks
+    from lorafit.train.run import adapt, make_loop
+    from lorafit.train.sizes import Sizes
 
-    recipe, rows, model, ranks = work.recipe(steps), work.rows(), work.model(), Ranks()
-    use_flat_rows(model, "auto")
-    attached = attach(model, recipe.adapter, "base", recipe.seed)
-    parameters = {name: p for name, p in attached.model.named_parameters() if p.requires_grad}
-    packs = unpacked(np.arange(len(rows)))
-    loop = Loop(
-        recipe=recipe,
-        plan=make_plan(recipe.training, len(packs), 1, BATCH_ROWS, gradient_checkpointing=False),
-        model=attached.model,
-        parameters=parameters,
-        optimizer=build_optimizer(parameters, recipe.training, ranks.device),
-        rows=rows,
-        packs=packs,
-        ranks=ranks,
-        precision=nullcontext(),
-        micro_batch_size=BATCH_ROWS,
-    )
+    recipe, rows = work.recipe(steps), work.rows()
+    base = _own_base(work, recipe)
+    data: Any = SimpleNamespace(train=rows, train_packs=unpacked(np.arange(len(rows))))
+    sizes = Sizes(BATCH_ROWS, gradient_checkpointing=False, estimated_peak_bytes=None)
+    loop = make_loop(recipe, adapt(recipe, base), data, sizes, Ranks(), base)
     for step in range(steps):
         record = loop.step(step)
         told(Step(record.loss, record.tokens))
 
 
-def _adapted(work: Work, steps: int) -> Any:
-    from lorafit.model.adapt import attach
+def _own_base(work: Work, recipe: Recipe) -> Base:
+    """Give the base as a run loads it; plain weights need no detour over the disk."""
+    from lorafit.model.load import load_base
+
+    device = torch.device("cpu")
+    if work.quantization == "none":
+        return Base(Path(), work.model().eval(), device, torch.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        work.save(Path(folder))
+        return load_base(recipe.model, recipe.quantization, device, Path(folder))
+
+
+def peft_model(work: Work, steps: int) -> Any:
+    """Give the same model with plain PEFT on it, as its documentation says."""
+    from peft import get_peft_model
 
     recipe = work.recipe(steps)
-    return attach(work.model(), recipe.adapter, "base", recipe.seed).model.train()
+    assert isinstance(recipe.adapter, Lora)
+    model: Any = work.model() if work.quantization == "none" else _in_4_bits(work)
+    torch.manual_seed(recipe.seed)
+    return get_peft_model(model, recipe.adapter.build(list(LINEARS))).train()
 
 
-def _batches(work: Work, steps: int) -> Iterator[dict[str, torch.Tensor]]:
-    """Give the rows of each step in lorafit's order, padded to the longest of the step."""
+def _in_4_bits(work: Work) -> Any:
+    from peft import prepare_model_for_kbit_training
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    settings = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.float32,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        work.save(Path(folder))
+        model = AutoModelForCausalLM.from_pretrained(folder, quantization_config=settings, dtype=torch.float32)
+    return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+
+
+def documents_by_step(work: Work, steps: int) -> Iterator[list[tuple[NDArray[np.int64], NDArray[np.int64]]]]:
+    """Give the ids and labels of the rows of each step, in lorafit's order."""
     rows, seed = work.rows(), work.recipe(steps).seed
     epochs = range(-(-steps * BATCH_ROWS // len(rows)))
     order = np.concatenate([permutation(seed, epoch, len(rows)) for epoch in epochs])
     for step in range(steps):
-        yield _padded(rows, order[step * BATCH_ROWS : (step + 1) * BATCH_ROWS])
+        chosen = unpacked(order[step * BATCH_ROWS : (step + 1) * BATCH_ROWS])
+        documents = [flat_batch(rows, chosen, np.array([place])) for place in range(BATCH_ROWS)]
+        yield [(document.input_ids, document.labels) for document in documents]
 
 
-def _padded(rows: TokenRows, chosen: NDArray[np.int64]) -> dict[str, torch.Tensor]:
-    packs = unpacked(chosen)
-    documents = [flat_batch(rows, packs, np.array([place])) for place in range(len(chosen))]
-    ids = [torch.from_numpy(document.input_ids) for document in documents]
-    labels = [torch.from_numpy(document.labels) for document in documents]
+def _batches(work: Work, steps: int) -> Iterator[dict[str, torch.Tensor]]:
+    """Give the rows of each step, padded to the longest of the step."""
+    return map(_padded, documents_by_step(work, steps))
+
+
+def _padded(documents: list[tuple[NDArray[np.int64], NDArray[np.int64]]]) -> dict[str, torch.Tensor]:
+    ids = [torch.from_numpy(tokens) for tokens, _ in documents]
+    labels = [torch.from_numpy(targets) for _, targets in documents]
     return {
         "input_ids": pad_sequence(ids, batch_first=True),
         "attention_mask": pad_sequence([torch.ones_like(row) for row in ids], batch_first=True),
@@ -90,7 +114,7 @@ def _padded(rows: TokenRows, chosen: NDArray[np.int64]) -> dict[str, torch.Tenso
 
 def loop(work: Work, steps: int, told: Told) -> None:
     """Train as a person would write it down in a minute, with PEFT and torch's fused AdamW."""
-    model = _adapted(work, steps)
+    model = peft_model(work, steps)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-3, weight_decay=0.0, fused=True)
     for batch in _batches(work, steps):
@@ -104,7 +128,7 @@ def loop(work: Work, steps: int, told: Told) -> None:
 
 def trainer(work: Work, steps: int, told: Told) -> None:
     """Train with transformers' Trainer, rows padded to the longest of their batch."""
-    from transformers import Trainer, TrainingArguments
+    from transformers import Trainer, TrainerCallback, TrainingArguments
 
     batches = list(_batches(work, steps))
 
@@ -115,8 +139,6 @@ def trainer(work: Work, steps: int, told: Told) -> None:
 
         def get_train_dataloader(self) -> Any:
             return batches
-
-    from transformers import TrainerCallback
 
     class Tell(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -129,9 +151,75 @@ def trainer(work: Work, steps: int, told: Told) -> None:
             lr_scheduler_type="constant", weight_decay=0.0, max_grad_norm=1.0, save_strategy="no", report_to=[],
             use_cpu=not torch.cuda.is_available(), disable_tqdm=True, logging_strategy="no",
         )  # fmt: skip
-        paced = Paced(model=_adapted(work, steps), args=settings, train_dataset=list(range(len(batches) * BATCH_ROWS)))
+        paced = Paced(
+            model=peft_model(work, steps), args=settings, train_dataset=list(range(len(batches) * BATCH_ROWS))
+        )
         paced.add_callback(Tell())
         paced.train()
 
 
-CONTENDERS: dict[str, Callable[[Work, int, Told], None]] = {"lorafit": lorafit, "trainer": trainer, "loop": loop}
+def trl_trains(work: Work, steps: int, told: Told, *, packing: bool) -> None:
+    """Train with TRL's SFTTrainer and its fused head: rows padded, or those of a step packed by its own packer."""
+    from datasets import Dataset
+    from transformers import TrainerCallback
+    from trl import SFTConfig, SFTTrainer, pack_dataset  # type: ignore[import-not-found, unused-ignore]
+
+    batches = list(documents_by_step(work, steps))
+    parts = [Dataset.from_dict({"input_ids": [i for i, _ in rows], "labels": [t for _, t in rows]}) for rows in batches]
+    if packing:  # one pack a step, so that a step holds what it holds elsewhere
+        parts = [pack_dataset(part, sum(len(row) for row in part["input_ids"])) for part in parts]
+    rows = Dataset.from_dict({name: [v for part in parts for v in part[name]] for name in parts[0].column_names})
+
+    class Paced(SFTTrainer):  # type: ignore[misc, unused-ignore]
+        def training_step(self, *arguments: Any, **named: Any) -> torch.Tensor:
+            loss: torch.Tensor = super().training_step(*arguments, **named)
+            self.last = loss
+            return loss
+
+        def _get_train_sampler(self, *arguments: Any, **named: Any) -> Any:
+            return torch.utils.data.SequentialSampler(rows)
+
+    class Tell(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            told(Step(float(paced.last), sum(len(ids) for ids, _ in batches[state.global_step - 1])))
+
+    with tempfile.TemporaryDirectory() as folder:
+        settings = SFTConfig(
+            output_dir=folder, per_device_train_batch_size=1 if packing else BATCH_ROWS, max_steps=steps,
+            learning_rate=1e-3, lr_scheduler_type="constant", weight_decay=0.0, max_grad_norm=1.0, save_strategy="no",
+            report_to=[], use_cpu=True, disable_tqdm=True, logging_strategy="no", bf16=False, padding_free=packing,
+            gradient_checkpointing=False, dataset_kwargs={"skip_prepare_dataset": True}, max_length=None,
+        )  # fmt: skip
+        paced = Paced(model=peft_model(work, steps), args=settings, train_dataset=rows, processing_class=_tokenizer())
+        paced.add_callback(Tell())
+        paced.train()
+
+
+def _tokenizer() -> Any:
+    """Give the least that TRL asks for: it only pads."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({"<pad>": 0, "<end>": 1}, unk_token="<pad>"))
+    return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<end>")
+
+
+def products(work: Work, steps: int, told: Told) -> None:
+    """Multiply large matrices, float32: what this machine can do at most. "Tokens" are operations."""
+    del work
+    side = 2048
+    left, right = torch.randn(side, side), torch.randn(side, side)
+    for _ in range(steps):
+        for _ in range(4):
+            torch.mm(left, right)
+        told(Step(0.0, 4 * 2 * side**3))
+
+
+CONTENDERS: dict[str, Callable[[Work, int, Told], None]] = {
+    "lorafit": lorafit,
+    "trainer": trainer,
+    "loop": loop,
+    "trl": partial(trl_trains, packing=False),
+    "trl_packed": partial(trl_trains, packing=True),
+    "products": products,
+}

@@ -1,9 +1,12 @@
 """The work of each benchmark: a random model of a given shape, and rows of a given law of lengths."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from lorafit.data.row_files import made
@@ -12,6 +15,8 @@ from lorafit.recipe.schema import Recipe
 
 BATCH_ROWS = 8
 SEED = 0
+ROWS = 64
+LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,8 @@ class Work:
     longest: int = 1024
     steps_per_window: int = 2
     peers: tuple[str, ...] = ("trainer",)
-    quantization: dict[str, str] = field(default_factory=lambda: {"kind": "none"})
+    quantization: Literal["none", "nf4"] = "none"
+    rank: int = 16
 
     @property
     def config(self) -> LlamaConfig:
@@ -47,11 +53,31 @@ class Work:
         torch.manual_seed(SEED)
         return LlamaForCausalLM(self.config).requires_grad_(False)
 
-    def rows(self, count: int = 64) -> TokenRows:
+    def save(self, folder: Path) -> None:
+        """Write the model where 4-bit loading takes it from."""
+        self.model().save_pretrained(folder)
+
+    @property
+    def flops_per_token(self) -> float:
+        """4 N + 6 A + 6 s h L, the head counted for the share of tokens that have logits (engine.md)."""
+        config, lengths = self.config, self.lengths().astype(float)
+        hidden, inner = config.hidden_size, config.intermediate_size
+        keys = hidden // config.num_attention_heads * (config.num_key_value_heads or 1)
+        pairs = [(hidden, hidden), (hidden, keys), (hidden, keys), (hidden, hidden), *[(hidden, inner)] * 3]
+        weights = self.layers * sum(a * b for a, b in pairs)
+        adapters = self.layers * sum(self.rank * (a + b) for a, b in pairs)
+        head = hidden * self.vocabulary * (1.0 if self.full_rows else 0.6)
+        row = (lengths**2).sum() / lengths.sum()
+        return float(4 * (weights + head) + 6 * adapters + 6 * row * hidden * self.layers)
+
+    def lengths(self, count: int = ROWS) -> NDArray[np.int64]:
+        """Draw the lengths of the rows."""
+        law = np.exp(np.random.default_rng(SEED).normal(np.log(180) - 0.32, 0.8, count)).astype(np.int64)
+        return np.clip(law, 16, self.longest) if self.full_rows is None else np.full(count, self.full_rows)
+
+    def rows(self, count: int = ROWS) -> TokenRows:
         """Make the rows, the same for everybody."""
-        random = np.random.default_rng(SEED)
-        law = np.exp(random.normal(np.log(180) - 0.32, 0.8, count)).astype(np.int64)
-        lengths = np.full(count, self.full_rows) if self.full_rows else np.clip(law, 16, self.longest)
+        random, lengths = np.random.default_rng(SEED + 1), self.lengths(count)
         prompts = np.zeros(count) if self.full_rows else lengths * 0.4
         tokens = [random.integers(3, self.vocabulary, n) for n in lengths]
         trained = [np.arange(n) >= prompt for n, prompt in zip(lengths, prompts, strict=True)]
@@ -63,7 +89,8 @@ class Work:
             {
                 "version": 1,
                 "model": {"path": "builtin:tiny"},
-                "adapter": {"kind": "lora", "rank": 16, "alpha": 32},
+                "adapter": {"kind": "lora", "rank": self.rank, "alpha": 2 * self.rank},
+                "quantization": {"kind": self.quantization},
                 "data": {"train": {"path": "none"}},
                 "training": {
                     "max_steps": steps, "global_batch_size": BATCH_ROWS, "learning_rate": 1e-3,
@@ -73,9 +100,13 @@ class Work:
         )  # fmt: skip
 
 
+C1 = Work(
+    "mixed lengths", hidden=512, layers=8, vocabulary=8_000, steps_per_window=1, peers=("trainer", "trl", "trl_packed")
+)
 WORKS = {
-    "C1": Work("mixed lengths", hidden=512, layers=8, vocabulary=8_000, steps_per_window=1),
-    "C2": Work("full rows", hidden=512, layers=8, vocabulary=8_000, full_rows=256, steps_per_window=1),
-    "C3": Work("large vocabulary", hidden=256, layers=4, vocabulary=128_000, steps_per_window=1),
+    "C1": C1,
+    "C2": replace(C1, about="full rows", full_rows=256, peers=("trainer",)),
+    "C3": replace(C1, about="large vocabulary", hidden=256, layers=4, vocabulary=128_000, peers=("trainer", "trl")),
     "C4": Work("many small layers", hidden=128, layers=24, vocabulary=8_000, peers=("loop", "trainer")),
+    "C5": replace(C1, about="4-bit base", hidden=256, layers=4, quantization="nf4", peers=("trainer",)),
 }

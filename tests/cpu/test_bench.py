@@ -1,0 +1,59 @@
+"""The benchmarks compare the same work: every side sees the same tokens and has the same losses."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from lorafit.plan.question import MemoryQuestion
+from lorafit.plan.shapes import shape_from_config
+from lorafit.plan.work import work as count_work
+from lorafit.recipe.adapters import Lora
+from lorafit.recipe.quantization import Unquantized
+from scripts.bench.contenders import CONTENDERS, Step
+from scripts.bench.engine import HEADER, rows
+from scripts.bench.work import WORKS, Work
+
+SMALL = replace(WORKS["C1"], hidden=128, layers=2, vocabulary=500, longest=64)
+STEPS = 2
+
+
+def steps(work: Work, name: str) -> list[Step]:
+    told: list[Step] = []
+    CONTENDERS[name](work, STEPS, told.append)
+    return told
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+@pytest.mark.parametrize("peer", ["loop", "trainer"])
+def test_every_side_does_the_same_work(peer: str, quantization: Any) -> None:
+    work = replace(SMALL, quantization=quantization)
+    ours, theirs = steps(work, "lorafit"), steps(work, peer)
+    assert [step.tokens for step in ours] == [step.tokens for step in theirs]
+    torch.testing.assert_close([step.loss for step in ours], [step.loss for step in theirs], rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("full_rows", [None, 48])
+def test_operations_are_counted_as_the_plan_counts_them(full_rows: int | None) -> None:
+    work = replace(SMALL, full_rows=full_rows)
+    lengths = work.lengths()
+    row = round((lengths**2).sum() / lengths.sum())
+    question = MemoryQuestion(
+        shape=shape_from_config(work.config.to_dict(), "bench"),
+        adapter=Lora(rank=16),
+        quantization=Unquantized(),
+        max_length=row,
+        checkpointing=False,
+        target_share=1.0 if full_rows else 0.6,
+    )
+    assert work.flops_per_token == pytest.approx(count_work(question, None, None, None).flops_per_token, rel=0.005)
+
+
+def test_a_missed_target_is_marked() -> None:
+    ratio = {"speed": 1.2, "memory": 0.5, "target_speed": 1.4, "target_memory": None, "losses_apart": 1e-7}
+    result = {"case": "C2", "about": "full rows", "share": 0.66, "peers": {"trainer": ratio}}
+    peer, ceiling = rows(result)
+    assert "| missed |" in peer
+    assert "| met |" in ceiling
+    assert peer.count("|") == ceiling.count("|") == len(HEADER) + 1
