@@ -18,7 +18,7 @@ from typing import Any
 from lorafit.data.report import SourceReport
 from lorafit.data.row_files import TABLE, RowWriter, mapped
 from lorafit.data.token_rows import TokenRows
-from lorafit.errors import MachineError, StorageError
+from lorafit.errors import MachineError, StorageError, first_line
 from lorafit.rundir.commit import Commit, check_sizes, hash_file
 from lorafit.rundir.store import Store, is_leftover
 
@@ -133,11 +133,25 @@ def default_cache() -> Cache | None:
     if named == OFF:
         return None
     limit_bytes = _limit_bytes()
+    if named:
+        return Cache(_expanded(named) / "data", limit_bytes)
     try:
-        folder = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lorafit"
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lorafit"
     except RuntimeError:  # no home
         return None
-    return Cache(folder.expanduser() / "data", limit_bytes)
+    return Cache(folder / "data", limit_bytes)
+
+
+def _expanded(named: str) -> Path:
+    """Give the folder that the environment names. MachineError when it is in the home of nobody."""
+    try:
+        return Path(named).expanduser()
+    except RuntimeError as error:
+        raise MachineError(
+            f"LORAFIT_CACHE is {named!r}: {first_line(error)}",
+            fix="name a folder, or set LORAFIT_CACHE=off for no cache",
+            code="E5-CACHE-FOLDER",
+        ) from None
 
 
 def _limit_bytes() -> int:

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lorafit.data import files
+from lorafit.data import files, tokenizer_files
 from lorafit.data.report import FileRecord, fingerprint
 from lorafit.data.rows import local_files
 from lorafit.recipe import formats
@@ -22,12 +22,15 @@ DATA_VERSION = 1  # of the way from text to tokens; a change makes old prepared 
 DATED = "strftime_now"
 NOT_OF_ONE_SOURCE = {"train", "validation", "packing", "chat_template"}  # the template counts by its text
 _LIBRARIES = ("tokenizers", "transformers", "jinja2", "pyarrow", "numpy")
-_DATE_FORMATS = re.compile(DATED + r"""\(\s*(["'])(.*?)\1""")
+_HARMLESS = re.compile(DATED + r"""(?:\s+is\s+(?:not\s+)?defined|\(\s*(["'])([^"'\\]*)\1\s*\))""")
 
 
 @dataclass(frozen=True)
 class Key:
-    """The name of what a source becomes, and the files that it was made from."""
+    """The name of what a source becomes, and the files that it was made from.
+
+    The name is "" where the template writes a time of which nothing can be said beforehand.
+    """
 
     name: str
     files: list[FileRecord]
@@ -59,7 +62,8 @@ class Keys:
             "files": [[record.path, record.sha256] for record in records],
             **self._shared,
         }
-        return Key(fingerprint({**facts, "dates": self._dates()})[:40], records)
+        dates = written_dates(str(self.tokenizer.chat_template), datetime.now())
+        return Key("" if dates is None else fingerprint({**facts, "dates": dates})[:40], records)
 
     @cached_property
     def _shared(self) -> dict[str, object]:
@@ -76,31 +80,38 @@ class Keys:
 
     def _tokenizer(self) -> list[str]:
         """Name the tokenizer by the bytes of its files (a tenth of the time), and by what may be changed later."""
-        inner = self.tokenizer.backend_tokenizer
-        folder = Path(self.tokenizer.name_or_path)
-        if not (folder / "tokenizer.json").is_file():
+        found = tokenizer_files.noted(self.tokenizer)
+        if found is None:
             return [tokenizer_hash(self.tokenizer)]
+        inner = self.tokenizer.backend_tokenizer
         parts = [repr(part) for part in (inner.normalizer, inner.pre_tokenizer, inner.post_processor, inner.decoder)]
-        found = sorted(file for file in folder.iterdir() if _of_tokenizer(file))
-        return [*parts, str(len(self.tokenizer)), *(f"{file.name} {files.sha256(file)}" for file in found)]
+        return [*parts, str(len(self.tokenizer)), *found]
 
-    def _dates(self) -> list[str]:
-        """Give what the template would write for today: another day, other tokens."""
-        template = str(self.tokenizer.chat_template)
-        if DATED not in template:
-            return []
-        now = datetime.now()
-        return [now.date().isoformat(), *(now.strftime(found[2]) for found in _DATE_FORMATS.finditer(template))]
+
+def is_dated(tokenizer: "PreTrainedTokenizerBase") -> bool:
+    """Say whether the tokenizer's template may write the date."""
+    return DATED in str(tokenizer.chat_template)
+
+
+def written_dates(template: str, now: datetime) -> list[str] | None:
+    """Give what a template would write for a day: another day, other tokens.
+
+    None where a format is made up as it goes, or writes more than the day.
+    """
+    found = list(_HARMLESS.finditer(template))
+    if len(found) < template.count(DATED):
+        return None
+    formats = [match[2] for match in found if match[2] is not None]
+    first, last = (
+        now.replace(hour=hour, minute=part, second=part, microsecond=part) for hour, part in ((0, 0), (23, 59))
+    )
+    dates = [first.strftime(text) for text in formats]
+    return dates if dates == [last.strftime(text) for text in formats] else None
 
 
 def tokenizer_hash(tokenizer: "PreTrainedTokenizerBase") -> str:
     """Hash all that the Rust tokenizer is."""
     return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
-
-
-def _of_tokenizer(file: Path) -> bool:
-    """Tell the files of a tokenizer from weights: they are text, or a SentencePiece model."""
-    return file.is_file() and file.suffix in (".json", ".txt", ".jinja", ".model", ".tiktoken")
 
 
 def _version(name: str) -> str:

@@ -59,7 +59,7 @@ class Loader:
         """Load one source. What is wrong is added to `faults`; None when it cannot be used."""
         try:
             key = self.keys.of(source)
-            if self.cache is None or key is None:
+            if self.cache is None or key is None or not key.name:
                 return self._afresh(source, key)
             return self.cache.find(key.name) or self._kept(self.cache, source, key)
         except DataError as error:
@@ -94,7 +94,8 @@ class Loader:
             report = self._read(source, key, writer)
             if report is None:
                 return None
-            if self.keys.of(source) != key:
+            after = self.keys.of(source)
+            if (after and after.files) != (key and key.files):
                 self.faults.append(_changed(source))
             return Loaded(writer.build(), report)
 

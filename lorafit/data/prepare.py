@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorafit.data.cache import Cache, Loaded
-from lorafit.data.cache_key import DATA_VERSION, DATED, tokenizer_hash
+from lorafit.data.cache_key import DATA_VERSION, is_dated, tokenizer_hash
 from lorafit.data.classes import check_classes
 from lorafit.data.held_out import check_leaks, duplicates, overlap, split
 from lorafit.data.load import Loader
@@ -144,6 +144,7 @@ def _set_report(rows: TokenRows, packs: Packs, max_length: int) -> SetReport:
         tokens=tokens,
         target_tokens=packs.target_tokens(rows, every),
         fill=tokens / (len(packs) * max_length),
+        content=_content_hash(rows),
     )
 
 
@@ -155,9 +156,12 @@ def _histogram(lengths: NDArray[np.int64]) -> dict[str, int]:
 
 
 def _template_notes(tokenizer: "PreTrainedTokenizerBase") -> list[str]:
-    if DATED not in str(tokenizer.chat_template):
+    if not is_dated(tokenizer):
         return []
-    return ["the chat template writes today's date, so that the tokens differ from day to day"]
+    return [
+        "the chat template writes today's date, so that the tokens differ from day to day; a run that is to be "
+        "resumed on another day needs a template with a fixed date (data.chat_template)"
+    ]
 
 
 def _fingerprint(recipe: Recipe, tokenizer: "PreTrainedTokenizerBase", loaded: Sequence[Loaded]) -> str:
@@ -166,7 +170,7 @@ def _fingerprint(recipe: Recipe, tokenizer: "PreTrainedTokenizerBase", loaded: S
             "version": DATA_VERSION,
             "seed": recipe.seed,
             "data": recipe.data.model_dump(mode="json", exclude={"chat_template"}),
-            "content": [_content(source) for source in loaded],
+            "content": [_content(source, dated=is_dated(tokenizer)) for source in loaded],
             "template": str(tokenizer.chat_template),
             "special_tokens": {key: str(value) for key, value in tokenizer.special_tokens_map.items()},
             "tokenizer": next(filter(None, (source.tokenizer_hash for source in loaded)), None)
@@ -175,11 +179,14 @@ def _fingerprint(recipe: Recipe, tokenizer: "PreTrainedTokenizerBase", loaded: S
     )
 
 
-def _content(source: Loaded) -> list[str]:
-    """Name the bytes of a source: its files', or (for a hub data set) its tokens'."""
-    if source.report.files:
-        return [record.sha256 for record in source.report.files]
-    return [hashlib.sha256(source.rows.hashes().tobytes()).hexdigest()]
+def _content(source: Loaded, *, dated: bool) -> list[str]:
+    """Name the bytes of a source: its files', and its tokens' where the files do not say it all."""
+    found = [record.sha256 for record in source.report.files]
+    return [*found, _content_hash(source.rows)] if dated or not found else found
+
+
+def _content_hash(rows: TokenRows) -> str:
+    return hashlib.sha256(rows.hashes().tobytes()).hexdigest()
 
 
 def _remarks(loaded: Sequence[Loaded], cache: Cache | None) -> list[str]:

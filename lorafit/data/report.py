@@ -97,6 +97,7 @@ class SetReport:
     tokens: int
     target_tokens: int
     fill: float  # share of the packs' room that holds tokens
+    content: str = ""  # hash of the rows, each by its tokens, targets and class
 
     def as_text(self, max_length: int, *, classed: bool = False) -> str:
         """Give the sizes of the set in a line; `classed` rows have a class to be told, and no token."""

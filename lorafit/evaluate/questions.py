@@ -10,13 +10,13 @@ from lorafit.data.chat import generation_prompt_ids
 from lorafit.data.classes import as_words, known_classes
 from lorafit.data.faults import ReadLog
 from lorafit.data.load import Loader
-from lorafit.data.prepare import prepare
+from lorafit.data.prepare import PreparedData, prepare
 from lorafit.data.rows import Row, read_examples
 from lorafit.data.token_rows import TokenRows, joined
 from lorafit.data.tokens import Encoder
 from lorafit.errors import DataError, Fault, RecipeError
 from lorafit.evaluate.metrics import Gold
-from lorafit.model.run import file_hashes
+from lorafit.model.run import TrainedOn, file_hashes
 from lorafit.recipe.formats import Conversation, Example, Labelled, PlainText
 from lorafit.recipe.schema import Recipe, Source, Validation
 
@@ -42,10 +42,10 @@ def held_out(
     recipe: Recipe,
     tokenizer: PreTrainedTokenizerBase,
     paths: Sequence[str],
-    trained_on: dict[str, str] | None = None,
+    begun_on: TrainedOn | None = None,
     labels: Sequence[str] = (),
 ) -> HeldOut:
-    """Read the rows at `paths`, or those that the recipe validates on; `trained_on` are the hashes of the run's files.
+    """Read the rows at `paths`, or those that the recipe validates on; `begun_on` is what the run was trained on.
 
     `labels` are the classes that the model tells apart, if it is a classifier.
 
@@ -59,9 +59,9 @@ def held_out(
     if validation.path is not None:
         return _from_sources(recipe, tokenizer, [validation], labels)
     data = prepare(recipe, tokenizer, default_cache())
-    if trained_on is not None and _changed(file_hashes(data.report.as_json()), trained_on):
+    if begun_on is not None and (what := _changed(data, begun_on)):
         raise DataError(
-            "the training rows have changed since the run, so that held-out rows would be others, some trained on",
+            f"{what}, so that held-out rows would be others, some trained on",
             where=str(recipe.data.train[0].path),
             fix="restore them, or say which rows to measure on: --data PATH",
             code="E3-CHANGED",
@@ -70,9 +70,15 @@ def held_out(
     return HeldOut(data.validation, list(recipe.data.train))
 
 
-def _changed(files: dict[str, str], trained_on: dict[str, str]) -> bool:
-    """Compare contents; the same files may be called by other paths from another folder."""
-    return sorted(files.values()) != sorted(trained_on.values())
+def _changed(data: PreparedData, begun_on: TrainedOn) -> str:
+    """Say what is no longer as the run had it, "" if nothing is; files may have other paths from another folder."""
+    files = file_hashes(data.report.as_json())
+    if sorted(files.values()) != sorted(begun_on.files.values()):
+        return "the training rows have changed since the run"
+    held_out = data.report.validation
+    if begun_on.held_out and held_out is not None and held_out.content != begun_on.held_out:
+        return "the training rows give other tokens than in the run (a template that writes the date does)"
+    return ""
 
 
 def _from_sources(

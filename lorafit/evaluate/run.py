@@ -14,7 +14,7 @@ from lorafit.evaluate.measure import Scores, Work, answer_limit, measure
 from lorafit.evaluate.metrics import LOSS_METRICS, check_names, check_references
 from lorafit.evaluate.questions import held_out, questions
 from lorafit.evaluate.target import Target, find_target
-from lorafit.model.run import trained_files
+from lorafit.model.run import trained_on
 from lorafit.rundir.layout import RunFolder
 from lorafit.rundir.lock import RunLock
 from lorafit.rundir.store import Store
@@ -95,8 +95,8 @@ def _reading(found: Target) -> AbstractContextManager[object]:
 
 def _work(found: Target, data: Sequence[str], metrics: Sequence[str], max_new_tokens: int | None) -> Work:
     """Read and check the rows, and decide how long an answer may get."""
-    trained_on = trained_files(found.run) if found.run else None
-    rows = held_out(found.recipe, found.tokenizer, data, trained_on, found.labels)
+    begun_on = trained_on(found.run) if found.run else None
+    rows = held_out(found.recipe, found.tokenizer, data, begun_on, found.labels)
     names = list(dict.fromkeys(metrics))
     if found.labels:
         return Work(rows.rows, [], names or list(CLASS_METRICS), None)

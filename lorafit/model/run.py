@@ -21,7 +21,7 @@ from lorafit.recipe.quantization import Unquantized
 from lorafit.recipe.resolved import recipe_from_resolved
 from lorafit.recipe.schema import ModelSpec, Recipe
 from lorafit.rundir.layout import RunFolder
-from lorafit.rundir.manifest import read_manifest
+from lorafit.rundir.manifest import ACCOUNT, read_manifest
 from lorafit.rundir.store import verify_folder
 
 
@@ -80,10 +80,21 @@ def _where_trained(run: RunFolder) -> dict[str, object]:
     return device
 
 
-def trained_files(run: RunFolder) -> dict[str, str] | None:
-    """Give the files that the run was trained on, with their hashes; None before it began."""
-    files: dict[str, str] | None = read_manifest(run)["data"]["files"] if run.manifest.exists() else None
-    return files
+@dataclass(frozen=True)
+class TrainedOn:
+    """The files that a run was trained on, with their hashes, and the rows that it held out of them."""
+
+    files: Mapping[str, str]
+    held_out: str  # a hash of them; "" where there are none, or an older lorafit did not note it
+
+
+def trained_on(run: RunFolder) -> TrainedOn | None:
+    """Give what the run was trained on; None before it began."""
+    if not run.manifest.exists():
+        return None
+    data = read_manifest(run)["data"]
+    validation = data.get(ACCOUNT, {}).get("validation") or {}
+    return TrainedOn(data["files"], validation.get("content", ""))
 
 
 def file_hashes(report: Mapping[str, Any]) -> dict[str, str]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
+from lorafit.data import tokenizer_files
 from lorafit.data.cache import default_cache
 from lorafit.data.classes import end_documents
 from lorafit.data.prepare import PreparedData, TokenRows, prepare
@@ -79,7 +80,10 @@ def load_tokenizer(folder: Path, template: Path | None = None) -> "PreTrainedTok
     from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
     try:
+        made_of = tokenizer_files.hashed(folder)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        if tokenizer_files.hashed(folder) != made_of:
+            raise OSError("its files changed meanwhile; start again")
     except LOAD_ERRORS as error:
         raise ModelError(
             f"cannot load the tokenizer: {first_line(error)}", where=str(folder), code="E4-TOKENIZER"
@@ -92,6 +96,7 @@ def load_tokenizer(folder: Path, template: Path | None = None) -> "PreTrainedTok
                 f"cannot read the template: {error}", where="data.chat_template", code="E4-TEMPLATE"
             ) from None
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    tokenizer_files.note(tokenizer, made_of)
     for argument in ("local_files_only", "is_local"):  # of this call, which transformers would save with it
         tokenizer.init_kwargs.pop(argument, None)
     return tokenizer

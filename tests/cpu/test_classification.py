@@ -105,6 +105,11 @@ def run(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
+def test_classes_held_out_of_the_training_rows_are_those_of_the_run(tiny_model: Path, tmp_path: Path) -> None:
+    start(write(tmp_path, tiny_model, "data.validation={fraction: 0.3}"), tmp_path / "run", "new")
+    assert evaluate(str(tmp_path / "run"), data=[], metrics=[], compare_base=False).examples == 9
+
+
 @pytest.mark.parametrize("packing", [True, False])
 def test_loss_and_gradients_are_those_of_plain_transformers(tiny_model: Path, tmp_path: Path, packing: bool) -> None:
     recipe = write(tmp_path, tiny_model, "adapter={kind: full}", f"data.packing={str(packing).lower()}").recipe

@@ -10,13 +10,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 import torch
-from conftest import chat_rows, write_recipe, write_rows
+from conftest import TEMPLATE, chat_rows, write_recipe, write_rows
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
@@ -193,6 +194,31 @@ def test_held_out_rows_of_a_changed_file_are_refused(tiny_model: Path, tmp_path:
     write_rows(tmp_path / "train.jsonl", chat_rows(60))
     with pytest.raises(DataError, match="have changed since the run"):
         evaluate(str(tmp_path / "run"), data=[], metrics=[], compare_base=False)
+
+
+def test_a_date_in_the_template_is_that_of_the_run(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers.utils import chat_template_utils
+
+    class Tomorrow(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return datetime.now(tz) + timedelta(days=1)
+
+    template = tmp_path / "dated.jinja"
+    template.write_text("{{ strftime_now('%d') }}" + TEMPLATE)
+    changes = {"data__validation": {"fraction": 0.3}, "data__chat_template": str(template)}
+    loaded = write_recipe(tmp_path, tiny_model, **changes)
+    start(loaded, tmp_path / "run", "new")
+    evaluate(str(tmp_path / "run"), data=[], metrics=[], compare_base=False)
+    monkeypatch.setattr(chat_template_utils, "datetime", Tomorrow)
+    with pytest.raises(DataError, match="other tokens than in the run"):
+        evaluate(str(tmp_path / "run"), data=[], metrics=[], compare_base=False)
+    state = json.loads(RunFolder(tmp_path / "run").state.read_text())
+    RunFolder(tmp_path / "run").state.write_text(json.dumps(state | {"status": "running"}))
+    with pytest.raises(ResumeRefused, match=r"data\.fingerprint"):
+        start(loaded, tmp_path / "run", "resume")
 
 
 def wait_for_steps(is_running: Callable[[], bool], metrics: Path, count: int) -> None:

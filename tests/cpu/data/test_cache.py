@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,12 @@ from lorafit.data.batch import flat_batch
 from lorafit.data.cache import ENTRY, LOCK, Cache, default_cache
 from lorafit.data.cache_key import Keys
 from lorafit.data.prepare import PreparedData, prepare
-from lorafit.errors import DataError, MachineError, StorageError
+from lorafit.errors import DataError, MachineError, ModelError, StorageError
+from lorafit.model.tokenizer import load_tokenizer
 from lorafit.recipe.schema import Recipe
 
 TOKENIZER = byte_level(CHATML)
+DATED = byte_level("{{ strftime_now('%d') }}" + CHATML)
 FROM_CACHE = ["data: from the cache"]
 
 
@@ -38,6 +41,18 @@ def write(path: Path, count: int = 30, word: str = "cat") -> Path:
 def recipe(path: Path, seed: int = 0, source: dict[str, Any] | None = None, **data: Any) -> Recipe:
     train = {"path": str(path), **(source or {})}
     return Recipe.model_validate({"version": 1, "seed": seed, "model": {"path": "m"}, "data": {"train": train, **data}})
+
+
+def tomorrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers.utils import chat_template_utils
+
+    class Tomorrow(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return datetime.now(tz) + timedelta(days=1)
+
+    for module in (cache_key, chat_template_utils):
+        monkeypatch.setattr(module, "datetime", Tomorrow)
 
 
 @pytest.fixture
@@ -139,18 +154,45 @@ def _with(change: Callable[[Any], object]) -> Any:
 
 
 def test_a_byte_of_a_tokenizers_files_counts(tmp_path: Path, cache: Cache) -> None:
-    from transformers import AutoTokenizer
-
     TOKENIZER.save_pretrained(tmp_path / "model")
     path = write(tmp_path / "rows.jsonl")
 
     def remarks() -> list[str]:
-        return prepare(recipe(path), AutoTokenizer.from_pretrained(tmp_path / "model"), cache).remarks
+        return prepare(recipe(path), load_tokenizer(tmp_path / "model"), cache).remarks
 
     assert (remarks(), remarks()) == ([], FROM_CACHE)
     with (tmp_path / "model" / "tokenizer.json").open("a") as file:
         file.write("\n")
     assert (remarks(), remarks()) == ([], FROM_CACHE)
+
+
+def test_a_tokenizer_is_named_as_it_was_loaded(tmp_path: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, path = tmp_path / "model", write(tmp_path / "rows.jsonl")
+    TOKENIZER.save_pretrained(model)
+    loaded = load_tokenizer(model)
+    sentence_piece(CHATML).save_pretrained(model)  # what lies there now is another's
+    data = prepare(recipe(path), loaded, cache)
+    assert prepare(recipe(path), load_tokenizer(model), cache).remarks == []
+    TOKENIZER.save_pretrained(model)
+    assert same(prepare(recipe(path), load_tokenizer(model), cache), data)
+
+
+def test_a_tokenizer_that_changes_while_it_is_loaded_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoTokenizer
+
+    TOKENIZER.save_pretrained(tmp_path)
+    load = AutoTokenizer.from_pretrained
+
+    def changed(*arguments: Any, **settings: Any) -> Any:
+        found = load(*arguments, **settings)
+        sentence_piece(CHATML).save_pretrained(tmp_path)
+        return found
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", changed)
+    with pytest.raises(ModelError, match="changed meanwhile"):
+        load_tokenizer(tmp_path)
 
 
 def test_another_version_of_the_code_misses(tmp_path: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,20 +205,53 @@ def test_another_version_of_the_code_misses(tmp_path: Path, cache: Cache, monkey
 def test_another_day_misses_where_the_template_writes_the_date(
     tmp_path: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from datetime import datetime, timedelta
-
-    class Tomorrow(datetime):
-        @classmethod
-        def now(cls, tz: Any = None) -> Any:
-            return datetime.now(tz) + timedelta(days=1)
-
     path = write(tmp_path / "rows.jsonl")
-    dated = byte_level("{{ strftime_now('%Y') }}" + CHATML)
-    for tokenizer, expected in ((TOKENIZER, FROM_CACHE), (dated, [])):
-        prepare(recipe(path), tokenizer, cache)
+    for tokenizer, expected in ((TOKENIZER, FROM_CACHE), (DATED, [])):
+        before = prepare(recipe(path), tokenizer, cache)
         with monkeypatch.context() as patch:
-            patch.setattr(cache_key, "datetime", Tomorrow)
-            assert prepare(recipe(path), tokenizer, cache).remarks == expected
+            tomorrow(patch)
+            after = prepare(recipe(path), tokenizer, cache)
+            assert after.remarks == expected
+            assert (after.fingerprint == before.fingerprint) == bool(expected)
+            assert same(after, prepare(recipe(path), tokenizer))
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_another_day_is_other_data(tmp_path: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch, kept: bool) -> None:
+    path = write(tmp_path / "rows.jsonl")
+    today = prepare(recipe(path), DATED, cache if kept else None)
+    assert same(today, prepare(recipe(path), DATED, cache if kept else None))
+    tomorrow(monkeypatch)
+    assert prepare(recipe(path), DATED, cache if kept else None).fingerprint != today.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("template", "dates"),
+    [
+        ("no date", []),
+        ("{% if strftime_now is defined %}{{ strftime_now('%d %b %Y') }}{% endif %}", ["03 Feb 2026"]),
+        ('{{ strftime_now( "%Y-%m-%d" ) ~ strftime_now("%y") }}', ["2026-02-03", "26"]),
+        ("{% set form = '%d' %}{{ strftime_now(form) }}", None),
+        ("{{ strftime_now('%d' ~ form) }}", None),
+        ("{% set now = strftime_now %}{{ now('%d') }}", None),
+        ("{{ strftime_now('%H:%M') }}", None),
+        ("{{ strftime_now('%S') }}", None),
+        ("{{ strftime_now('%f') }}", None),
+        ("{{ strftime_now('%I') }}", None),
+        (r"{{ strftime_now('\x25H') }}", None),
+    ],
+)
+def test_what_a_template_writes_is_known_beforehand_or_not_at_all(template: str, dates: list[str] | None) -> None:
+    assert cache_key.written_dates(template, datetime(2026, 2, 3, 17, 31, 59)) == dates
+
+
+@pytest.mark.parametrize("written", ["(['%d'] | first)", "('%d %H')"])
+def test_rows_with_a_date_that_cannot_be_foreseen_are_not_kept(tmp_path: Path, cache: Cache, written: str) -> None:
+    path = write(tmp_path / "rows.jsonl")
+    tokenizer = byte_level("{{ strftime_now" + written + " }}" + CHATML)
+    assert prepare(recipe(path), tokenizer, cache).remarks == []
+    assert prepare(recipe(path), tokenizer, cache).remarks == []
+    assert not entries(cache)
 
 
 @pytest.mark.parametrize("name", ["tokens.bin", "trained.bin", "rows.bin", "COMMIT.json"])
@@ -396,6 +471,12 @@ def test_of_processes_at_once_one_does_the_work(tmp_path: Path, cache: Cache) ->
     assert sorted([int(added), int(added_by_other)]) == [0, 300]
     assert result == other
     assert len(entries(cache)) == 1
+
+
+def test_the_home_of_nobody_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORAFIT_CACHE", "~no-such-user/cache")
+    with pytest.raises(MachineError, match=r"no-such-user.*E5-CACHE-FOLDER"):
+        default_cache()
 
 
 @pytest.mark.parametrize("size", ["abc", "-1", "nan", "inf", "1e9"])
