@@ -45,7 +45,7 @@ NOTES = {
     "are served it is mostly given objects, so give it objects",
     "empty": "the template cannot do without a text beside a tool call; it was given an empty one",
     "parts": "the template takes texts only as lists of parts; they were given to it so",
-    "apart": "the template takes thinking only apart from an answer's text; it was given to it so",
+    "thinking apart": "the template takes thinking only apart from an answer's text; it was given to it so",
     "no tools": "the template cannot do without a list of tools; it was given an empty one",
     "closed": "the template leaves the last answer open until something follows; what ends it then was added",
     "thinking lost": "the template leaves out the thinking of an answer, which is not trained",

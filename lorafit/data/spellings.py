@@ -91,5 +91,5 @@ _CHANGES: dict[str, Callable[[Messages], Messages]] = {
     "arguments": _arguments,
     "empty": _empty,
     "parts": _parts,
-    "apart": _apart,
+    "thinking apart": _apart,
 }
