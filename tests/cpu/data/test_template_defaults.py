@@ -105,4 +105,4 @@ def test_thinking_within_a_text_is_trained_where_the_template_takes_it_apart() -
     rendered = ChatRenderer(tokenizer, "assistant").render(row)
     (span,) = rendered.trained
     assert rendered.text[slice(*span)] == "Hm.\n</think>It is.<|im_end|>"
-    assert rendered.notes == ("apart",)
+    assert rendered.notes == ("thinking apart",)
