@@ -88,7 +88,8 @@ def run(case: str, peers: str | None) -> dict[str, Any]:
             contender.end()
     ours, *others, products = contenders
     share = ours.rate * WORKS[case].flops_per_token / products.rate
-    facts = {"case": case, "about": WORKS[case].about, "tokens_per_second": round(ours.rate)}
+    spread = {c.name: [round(w["tokens"] / w["seconds"], 1) for w in c.windows] for c in contenders[:-1]}
+    facts = {"windows": spread, "case": case, "about": WORKS[case].about, "tokens_per_second": round(ours.rate)}
     ceiling = {"flops_per_token": WORKS[case].flops_per_token, "products_flops": products.rate, "share": share}
     return facts | ceiling | {"peers": {peer.name: _against(ours, peer) for peer in others}}
 
