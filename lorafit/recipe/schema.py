@@ -15,7 +15,6 @@ PathText = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
 NameText = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Columns = dict[str, NameText]
 TemplateValue = bool | int | float | str
-VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=200)]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 DEFAULT_ADAPTER = "lora"
 COUNT = 10**9  # more steps or rows than any run has; what counts them need not fear larger numbers
@@ -98,9 +97,17 @@ class DataSpec(Spec):
     chat_template: PathText | None = Field(
         default=None, description="Jinja file to use instead of the tokenizer's own template."
     )
-    chat_template_kwargs: dict[VariableName, TemplateValue] = Field(
+    chat_template_kwargs: dict[str, TemplateValue] = Field(
         default_factory=dict, description="Values of the template's own variables, such as `enable_thinking: false`."
     )
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _names_are_variables(cls, values: dict[str, TemplateValue]) -> dict[str, TemplateValue]:
+        for name in values:
+            if not name.isidentifier():
+                raise ValueError(f"{name[:60]!r} is no name that a template's variable can have")
+        return values
 
     @field_validator("train", mode="before", json_schema_input_type=PathText | Source | Sources)
     @classmethod

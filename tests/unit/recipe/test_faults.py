@@ -145,6 +145,19 @@ def test_values_are_shown_short_and_plain(faults: Faults, value: str) -> None:
     assert all(line.isprintable() and len(line) < 300 and "aaaa" not in line for line in said)
 
 
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ("{a: [1]}", "data.chat_template_kwargs.a: expected true or false, a whole number, a number or text, got a l"),
+        ("{a: null}", "data.chat_template_kwargs.a: expected true or false, a whole number, a number or text, got no"),
+        ("{a b: 1}", "data.chat_template_kwargs: 'a b' is no name that a template's variable can have"),
+    ],
+)
+def test_values_under_names_of_ones_own(faults: Faults, values: str, expected: str) -> None:
+    (said,) = faults(f"version: 1\nmodel: {{path: m}}\ndata: {{train: [{{path: x}}], chat_template_kwargs: {values}}}")
+    assert expected in said
+
+
 def test_faults_are_data_for_programs(load: Load) -> None:
     with pytest.raises(RecipeError) as caught:
         load("+adapter: {rnk: 3}")
