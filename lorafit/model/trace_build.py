@@ -12,6 +12,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from lorafit.errors import ModelError, first_line
 from lorafit.model.adapt import Attached, attach, linear_names
 from lorafit.model.attention import EXPLICIT, FUSED, register
+from lorafit.model.fast_linear import take_fast_linears
 from lorafit.model.memory import recompute_activations
 from lorafit.plan.question import MemoryQuestion
 from lorafit.recipe.quantization import Bits4, Unquantized
@@ -32,6 +33,7 @@ def build_fake(question: MemoryQuestion, config: Mapping[str, object], layers: i
     register()
     model.set_attn_implementation(EXPLICIT if question.explicit_attention else FUSED)
     attached = attach(model, question.adapter, question.shape.name, 0)
+    take_fast_linears(attached.model)
     if question.checkpointing:
         recompute_activations(attached.model)
     attached.model.train()

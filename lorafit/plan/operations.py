@@ -26,6 +26,7 @@ class Setting:
     copies: bool = True  # of trained float32 weights in 16 bits
     norm_bytes: int = 2  # of a weight of the norms
     groups: bool = False  # the kernel of attention takes grouped keys as they are
+    fused: bool = False  # lorafit's LoRA linear in place of PEFT's forward
 
 
 class Operations:
@@ -92,6 +93,8 @@ class Operations:
 
     def linear(self, x: Tensor, linear: Linear, symbol: str) -> Tensor:
         """A linear layer with its adapter, if it has one; `symbol` names the width of its output."""
+        if self.setting.fused and linear.name in self.adapted:
+            return self.fused(self.cast(x, self.size), linear, symbol)
         result = self.base(x, linear, symbol)
         if linear.name not in self.adapted:
             return result
@@ -112,18 +115,34 @@ class Operations:
             return self.trained_product(narrow, symbol, linear.weights)
         if self.setting.packed == "no":
             return self.tape.record(symbol, self.size, [narrow])
-        unpacked = linear.weights * self.size
+        unpacked = self.unpacked(linear)
         if self.setting.packed == "int8":  # keeps its input where checkpointing does not see it
             self._pin(narrow)
             quantised = self.tape.temporary(x.symbol, 1)
             out = self.tape.record(symbol, self.size, [narrow], saved=[narrow], scratch=[(CONSTANT, unpacked)])
             del quantised
             return self.cast(out, x.bytes_each)
-        unpacked += linear.weights // 16  # with the scales of its blocks of 64, in float32
         weight = self.tape.temporary(CONSTANT, unpacked if self.tape.tokens > FUSED_4BIT_TOKENS else 0)
         out = self.tape.record(symbol, self.size, [narrow], scratch=[(CONSTANT, unpacked)])
         del weight
         return self.cast(out, x.bytes_each)
+
+    def unpacked(self, linear: Linear) -> int:
+        """Bytes of a packed weight as it enters a product; of 4 bits with the float32 scales of its blocks of 64."""
+        return linear.weights * self.size + (linear.weights // 16 if self.setting.packed == "4bit" else 0)
+
+    def fused(self, x: Tensor, linear: Linear, symbol: str) -> Tensor:
+        """lorafit's LoRA linear: keeps its input, in one copy for all that read it, and A x."""
+        low = self.tape.temporary("rank", self.size)
+        packed = 0 if self.setting.packed == "no" else self.unpacked(linear)
+        meanwhile = self.tape.temporary(CONSTANT, packed if self.tape.tokens > FUSED_4BIT_TOKENS else 0)
+        dropped = [(x.symbol, self.size + 1)] if self.setting.dropout else []
+        scratch = [(CONSTANT, packed), *dropped]
+        out = self.tape.record(symbol, self.size, [x], saved=[x, low], scratch=scratch, trains=True)
+        del meanwhile
+        for width, size in dropped:
+            self.tape.temporary(width, size)
+        return out
 
     def _pin(self, x: Tensor) -> None:
         if x.needs_grad:

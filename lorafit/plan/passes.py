@@ -10,7 +10,7 @@ from lorafit.plan.operations import Setting
 from lorafit.plan.question import Component, MemoryQuestion
 from lorafit.plan.stack import Stack
 from lorafit.plan.tape import Form, Tape
-from lorafit.recipe.adapters import Dora, Full
+from lorafit.recipe.adapters import Dora, Full, Lora
 from lorafit.recipe.quantization import Bits4, Int8
 
 FLOAT32 = 4
@@ -116,6 +116,7 @@ def _setting(question: MemoryQuestion) -> Setting:
         copies=question.copies_weights,
         norm_bytes=question.norm_bytes if question.stack else question.compute_bytes,
         groups=question.stack is not None and question.stack.kernel == "flash_attention_2",
+        fused=question.stack is None and isinstance(question.adapter, Lora),
         explicit_attention=question.explicit_attention or question.shape.explicit_attention,
     )
 

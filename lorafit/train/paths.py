@@ -10,10 +10,11 @@ from transformers import PreTrainedModel
 from lorafit.errors import ModelError
 from lorafit.model.adapt import base_of
 from lorafit.model.classify import is_classifier
+from lorafit.model.fast_linear import DORA, slow_linears
 from lorafit.model.head_loss import frozen_head
 from lorafit.plan.layers import ModelShape
 from lorafit.plan.shapes import shape_from_config
-from lorafit.recipe.adapters import Full
+from lorafit.recipe.adapters import Dora, Full
 from lorafit.recipe.optimizers import OPTIMIZERS
 from lorafit.recipe.schema import Recipe
 from lorafit.report.finding import Finding, Status
@@ -36,10 +37,12 @@ class Way:
     sizes: Sizes
     scores: str  # why attention writes out every score; "" where fused kernels serve
     head: str | None  # why logits are made whole; "" where they are chunked, None for a classifier
+    adapter: str | None  # why layers keep PEFT's forward; "" where none does, None without an adapter
 
     def findings(self) -> list[Finding]:
         """Say it all, a path a line."""
-        return [self.attention(), self.loss(), self.recompute(), self.optimizer(), self.precision()]
+        linears = [] if self.adapter is None else [self.linears(self.adapter)]
+        return [self.attention(), *linears, self.loss(), self.recompute(), self.optimizer(), self.precision()]
 
     def attention(self) -> Finding:
         """Name the kernel that keeps packed documents apart."""
@@ -52,6 +55,12 @@ class Way:
             return _path("attention", "on", "torch's variable-length kernel, all documents of a row at once")
         why = "there is no card" if self.device.type == "cpu" else "float32"
         return _path("attention", "on", f"torch's SDPA, document by document: {why} for the variable-length kernel")
+
+    def linears(self, why: str) -> Finding:
+        """Say whether the layers with an adapter have a backward of their own."""
+        if why:
+            return _path("adapter", "off", f"PEFT's own forward: {why}")
+        return _path("adapter", "on", "a layer's input kept once, no copy of a weight, dropout drawn again")
 
     def loss(self) -> Finding:
         """Say whether logits are ever there as a whole."""
@@ -95,7 +104,8 @@ def way_by_shape(
     """Foresee the way from the model's config.json."""
     shape = _known_shape(config)
     head = TRAINED if isinstance(recipe.adapter, Full) else _head_by_shape(shape)
-    return Way(recipe, device, dtype, sizes, _scores(shape), None if classes else head)
+    adapter = None if isinstance(recipe.adapter, Full) else DORA if isinstance(recipe.adapter, Dora) else ""
+    return Way(recipe, device, dtype, sizes, _scores(shape), None if classes else head, adapter)
 
 
 def way_of(
@@ -109,7 +119,8 @@ def way_of(
     """Say it of the model that is about to be trained."""
     base, shape = base_of(model), _known_shape(config)
     head = None if is_classifier(base) else _why_whole(base, shape)
-    return Way(recipe, device, dtype, sizes, _scores(shape), head)
+    adapter = None if isinstance(recipe.adapter, Full) else "; ".join(slow_linears(model))
+    return Way(recipe, device, dtype, sizes, _scores(shape), head, adapter)
 
 
 def _known_shape(config: Mapping[str, Any]) -> ModelShape | None:

@@ -8,6 +8,7 @@ from lorafit.data.cache import default_cache
 from lorafit.data.prepare import PreparedData
 from lorafit.model.adapt import Attached, attach
 from lorafit.model.documents import use_flat_rows
+from lorafit.model.fast_linear import take_fast_linears
 from lorafit.model.identity import base_hash, identify
 from lorafit.model.load import Base, load_base, pick_device, pick_dtype
 from lorafit.model.memory import free_bytes, recompute_activations
@@ -123,7 +124,9 @@ def data_text(data: PreparedData) -> str:
 def adapt(recipe: Recipe, base: Base) -> Attached:
     """Lay rows out flat, and put the adapter on."""
     use_flat_rows(base.model, recipe.model.attention)
-    return attach(base.model, recipe.adapter, recipe.model.path, recipe.seed)
+    attached = attach(base.model, recipe.adapter, recipe.model.path, recipe.seed)
+    take_fast_linears(attached.model)
+    return attached
 
 
 def make_loop(recipe: Recipe, attached: Attached, data: PreparedData, sizes: Sizes, ranks: Ranks, base: Base) -> Loop:

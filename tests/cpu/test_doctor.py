@@ -78,7 +78,7 @@ def toy_gemma2() -> PreTrainedModel:
 
 
 @pytest.mark.parametrize("make", [toy_llama, toy_gemma2])
-@pytest.mark.parametrize("kind", ["lora", "full"])
+@pytest.mark.parametrize("kind", ["lora", "dora", "full"])
 @pytest.mark.parametrize("recompute", [True, False])
 def test_what_is_foreseen_is_what_the_model_takes(make: object, kind: str, recompute: bool) -> None:
     assert callable(make)
@@ -86,7 +86,7 @@ def test_what_is_foreseen_is_what_the_model_takes(make: object, kind: str, recom
     blocks = {"model": {"path": "none"}, "adapter": {"kind": kind}, "data": {"train": "none"}}
     recipe = Recipe.model_validate({"version": 1, **blocks})
     use_flat_rows(model, "auto")
-    attached = attach(model, recipe.adapter, "base", 0).model
+    attached = attach(model.requires_grad_(False), recipe.adapter, "base", 0).model
     config, sizes = model.config.to_dict(), Sizes(1, recompute, None)
     where = torch.device("cpu"), torch.float32
     foreseen = way_by_shape(recipe, config, *where, sizes, classes=0).findings()

@@ -19,6 +19,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from lorafit.model import attention
 from lorafit.model.adapt import attach
 from lorafit.model.batch import DeviceBatch
+from lorafit.model.fast_linear import take_fast_linears
 from lorafit.model.loss import summed_loss
 from lorafit.model.memory import recompute_activations
 from lorafit.plan.memory import WORKSPACE_BYTES, estimate
@@ -100,6 +101,7 @@ def traced_peak(question: MemoryQuestion, config: dict[str, Any]) -> int:
         attention.register()
         model.set_attn_implementation(attention.FUSED)
         model = attach(model, question.adapter, "toy", 0).model
+        take_fast_linears(model)
         if question.checkpointing:
             recompute_activations(model)
         model.train()

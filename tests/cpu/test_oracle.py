@@ -17,6 +17,7 @@ from lorafit.data.row_files import made
 from lorafit.data.token_rows import TokenRows
 from lorafit.model.adapt import attach
 from lorafit.model.documents import use_flat_rows
+from lorafit.model.fast_linear import take_fast_linears
 from lorafit.model.memory import recompute_activations
 from lorafit.plan.plan import make_plan
 from lorafit.recipe.schema import Recipe
@@ -69,6 +70,7 @@ def make_loop(folder: Path, rows: TokenRows, packs: Packs, micro: int, **trainin
     model.requires_grad_(False)
     use_flat_rows(model, "auto")
     attached = attach(model, settings.adapter, "base", settings.seed)
+    take_fast_linears(attached.model)
     parameters = {n: p for n, p in attached.model.named_parameters() if p.requires_grad}
     ranks = Ranks()
     return Loop(

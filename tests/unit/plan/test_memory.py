@@ -1,6 +1,7 @@
 """The memory model against the physics: layer forms, traced reference points, and how the parts must behave."""
 
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 from hypothesis import given, settings
@@ -14,10 +15,13 @@ from lorafit.plan.operations import Setting
 from lorafit.plan.passes import play_passes
 from lorafit.plan.question import MemoryQuestion
 from lorafit.plan.shapes import shape_by_name, shape_from_config
+from lorafit.plan.stack import Stack
 from lorafit.plan.tape import Tape
 from lorafit.recipe.adapters import Adapter, Dora, Full, Lora
 from lorafit.recipe.optimizers import OPTIMIZERS
 from lorafit.recipe.quantization import Fp4, Int8, Nf4, Quantization, Unquantized
+
+Packed = Literal["no", "4bit", "int8"]
 
 GIB = 2**30
 LLAMA_8B = shape_by_name("llama-3.1-8b").shape
@@ -53,6 +57,15 @@ def test_lora_under_autocast_keeps_18h_8f_14r() -> None:
     """Every adapter's input goes to float32 and back, so q, k and v no longer share one."""
     expected = {"hidden": 18, "query": 6 + REPEATED["query"], "mlp": 8, "rank": 14, "heads": 4}
     assert kept(Setting(2)) == expected
+
+
+@pytest.mark.parametrize("packed", ["no", "4bit", "int8"])
+@pytest.mark.parametrize("dropout", [False, True])
+def test_lorafits_own_linear_keeps_an_input_once_whatever_the_base_and_the_dropout(
+    packed: Packed, dropout: bool
+) -> None:
+    expected = {"hidden": 12, "query": 4 + REPEATED["query"], "mlp": 8, "rank": 14, "heads": 4}
+    assert kept(Setting(2, packed=packed, dropout=dropout, fused=True)) == expected
 
 
 def test_dropout_adds_masks_and_ends_sharing() -> None:
@@ -214,13 +227,15 @@ def test_8_bit_states_keep_small_tensors_in_32_bits() -> None:
     assert states.bytes == 32 * per_layer
 
 
-def test_int8_keeps_inputs_that_recomputation_cannot_drop() -> None:
+@pytest.mark.parametrize("stack", [None, Stack()])
+def test_int8_keeps_inputs_that_recomputation_cannot_drop(stack: Stack | None) -> None:
     packed, plain = (
-        estimate(ask(quantization=quantization)).phases["loss, backward"] for quantization in (Int8(), Unquantized())
+        estimate(ask(quantization=quantization, stack=stack)).phases["loss, backward"]
+        for quantization in (Int8(), Unquantized())
     )
     inputs = 2048 * 31 * 2 * (4096 + 4096 + 4096 + 14336)  # q, k, v share one; gate and up share one
-    weights = LLAMA_8B.linear_parameters
-    assert packed - plain == pytest.approx(inputs - weights, rel=0.05)
+    kept = inputs if stack else 0  # lorafit's own backward asks for none
+    assert packed - plain == pytest.approx(kept - LLAMA_8B.linear_parameters, rel=0.05)
 
 
 def test_full_fine_tuning_takes_sixteen_bytes_a_weight() -> None:

@@ -1,0 +1,110 @@
+"""A linear with a LoRA update, y = W x + s B A x, whose backward keeps x once and nothing of the frozen weight.
+
+W is frozen, so the gradient of x needs W and not x; of the three matrices only A asks for x. Autograd would keep x
+for every adapter, in a copy of its own dtype; here all that read the same x keep the same tensor, and beside it A x,
+as narrow as the rank. A packed weight is unpacked in the backward again, and a dropout mask drawn again.
+"""
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.autograd.function import once_differentiable
+from transformers.pytorch_utils import Conv1D
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """s B A with A [rank, in] and B [out, rank], behind a dropout of its own."""
+
+    a: torch.Tensor
+    b: torch.Tensor
+    scale: float
+    dropout: float = 0.0  # share of x zeroed; 0 outside training
+
+
+def lora_linear(x: torch.Tensor, frozen: nn.Module, update: Update) -> torch.Tensor:
+    """Give W x + bias + s B A x, [..., in] to [..., out], in the dtype of x; `frozen` holds W and the bias.
+
+    A and B may be of another dtype, that of a master copy: they compute in the dtype of x, and their gradients come
+    back in their own. Dropout zeroes what `torch.nn.functional.dropout` would zero from the same random state.
+    """
+    out = _LoraLinear.apply(x, update.a, update.b, frozen, update.scale, update.dropout)  # type: ignore[no-untyped-call]
+    return cast("torch.Tensor", out)
+
+
+class _LoraLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, frozen: nn.Module, scale: float, dropout: float
+    ) -> torch.Tensor:
+        out: torch.Tensor = frozen(x).to(x.dtype)
+        ctx.frozen, ctx.scale, ctx.dropout = frozen, scale, dropout
+        rows = _rows(x)
+        if dropout:
+            ctx.random = _random_state(x.device)
+            rows, _ = torch.native_dropout(rows, dropout, train=True)
+        narrow = torch.mm(rows, a.to(x.dtype).t())
+        _rows(out).addmm_(narrow, b.to(x.dtype).t(), alpha=scale)
+        ctx.save_for_backward(x, narrow, a, b)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, received: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, narrow, a, b = ctx.saved_tensors
+        gradient, rows, mask = _rows(received), _rows(x), None
+        narrow_gradient = torch.mm(gradient, b.to(x.dtype)).mul_(ctx.scale)
+        of_b = torch.mm(gradient.t(), narrow).mul_(ctx.scale).to(b.dtype) if ctx.needs_input_grad[2] else None
+        if ctx.dropout:
+            rows, mask = _dropped_again(rows, ctx.dropout, ctx.random)
+        of_a = torch.mm(narrow_gradient.t(), rows).to(a.dtype) if ctx.needs_input_grad[1] else None
+        del rows
+        if not ctx.needs_input_grad[0]:
+            return None, of_a, of_b, None, None, None
+        of_x = torch.mm(gradient, frozen_weight(ctx.frozen, x.dtype))
+        if mask is None:
+            of_x.addmm_(narrow_gradient, a.to(x.dtype))
+        else:
+            of_x.add_(torch.mm(narrow_gradient, a.to(x.dtype)).mul_(mask), alpha=1 / (1 - ctx.dropout))
+        return of_x.view(x.shape), of_a, of_b, None, None, None
+
+
+def _rows(x: torch.Tensor) -> torch.Tensor:
+    return x.reshape(-1, x.shape[-1])
+
+
+def frozen_weight(module: nn.Module, dtype: torch.dtype) -> torch.Tensor:
+    """Give the weight of a linear of torch, transformers or bitsandbytes as [out, in], unpacked if it is packed."""
+    weight: Any = module.weight
+    if isinstance(module, Conv1D):
+        return cast("torch.Tensor", weight.t().to(dtype))
+    if getattr(weight, "quant_state", None) is not None:
+        from bitsandbytes.functional import dequantize_4bit
+
+        return dequantize_4bit(weight.data, weight.quant_state).to(dtype)
+    packed: Any = getattr(module, "state", None)
+    if packed is not None:  # int8: 127ths of the scale of their row, as bitsandbytes' own backward has it
+        return cast("torch.Tensor", packed.CB.to(dtype, copy=True).mul_(packed.SCB.unsqueeze(1).mul(1.0 / 127.0)))
+    return cast("torch.Tensor", weight.to(dtype))
+
+
+def _dropped_again(x: torch.Tensor, share: float, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Drop the values that were dropped from this random state, and leave the generator as it is."""
+    now = _random_state(x.device)
+    _set_random_state(x.device, state)
+    dropped, mask = torch.native_dropout(x, share, train=True)
+    _set_random_state(x.device, now)
+    return dropped, mask
+
+
+def _random_state(device: torch.device) -> torch.Tensor:
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+def _set_random_state(device: torch.device, state: torch.Tensor) -> None:
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    else:
+        torch.set_rng_state(state)
