@@ -8,7 +8,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from lorafit.data import tokenizer_files
-from lorafit.data.cache import default_cache
+from lorafit.data.cache import Cache, default_cache
 from lorafit.data.classes import end_documents
 from lorafit.data.prepare import PreparedData, TokenRows, prepare
 from lorafit.data.template_defaults import settle
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 LOAD_ERRORS = (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError, StrictDataclassError)
 
 
-def read_data(recipe: Recipe) -> tuple[Path, "PreTrainedTokenizerBase", PreparedData]:
+def read_data(recipe: Recipe, cache: Cache | None) -> tuple[Path, "PreTrainedTokenizerBase", PreparedData]:
     """Find the model, and turn the rows into what it is trained on; doubtful rows stop here, before any weight.
 
     What was prepared before comes from the cache.
@@ -33,7 +33,7 @@ def read_data(recipe: Recipe) -> tuple[Path, "PreTrainedTokenizerBase", Prepared
     config = read_config(model_folder / "config.json")
     refuse_code(model_folder, config)
     check_weights(model_folder)
-    tokenizer, data = _prepared(recipe, model_folder, config)
+    tokenizer, data = _prepared(recipe, model_folder, config, cache)
     return model_folder, tokenizer, data
 
 
@@ -43,16 +43,16 @@ def read_rows(recipe: Recipe) -> tuple["PreTrainedTokenizerBase", PreparedData]:
     path = folder / "config.json"
     config = read_config(path) if path.exists() else {}
     refuse_code(folder, config)
-    return _prepared(recipe, folder, config)
+    return _prepared(recipe, folder, config, default_cache())
 
 
 def _prepared(
-    recipe: Recipe, folder: Path, config: Mapping[str, Any]
+    recipe: Recipe, folder: Path, config: Mapping[str, Any], cache: Cache | None
 ) -> tuple["PreTrainedTokenizerBase", PreparedData]:
     template = Path(recipe.data.chat_template) if recipe.data.chat_template else None
     tokenizer = load_tokenizer(folder, template)
     decided = settle(tokenizer, recipe.data.chat_template_kwargs)
-    data = prepare(recipe, tokenizer, default_cache())
+    data = prepare(recipe, tokenizer, cache)
     data.remarks.extend([decided] if decided else [])
     if data.labels:
         end_documents(tokenizer)  # as it was when the rows were tokenised, be that now or long ago

@@ -1,8 +1,6 @@
 """The processes of a run: who am I, how we add up, and who hears about it."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from datetime import timedelta
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -11,8 +9,6 @@ from torch import nn
 
 from lorafit.errors import MachineError, RankLost, first_line
 from lorafit.plan.trackers import missing_trackers
-
-PATIENCE = timedelta(days=7)  # for work that one process does and the others wait for
 
 
 class Ranks:
@@ -62,25 +58,6 @@ class Ranks:
     def track(self, values: Mapping[str, float], step: int) -> None:
         """Pass numbers on to the trackers of the recipe."""
         self.accelerator.log(dict(values), step=step)
-
-    @contextmanager
-    def one_first(self) -> Iterator[None]:
-        """Let the first process through this block before the others begin it, however long it takes.
-
-        RankLost in the others when it fails.
-        """
-        if self.count == 1:
-            yield
-            return
-        patient = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
-        if self.is_first:
-            yield
-        try:
-            torch.distributed.barrier(patient)
-        except RuntimeError as error:
-            raise RankLost(f"the first process is gone: {first_line(error)}", code="E11-RANK") from None
-        if not self.is_first:
-            yield
 
     def wait(self) -> None:
         """Wait until every process is here."""

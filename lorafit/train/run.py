@@ -34,6 +34,7 @@ from lorafit.train.record import Record
 from lorafit.train.result import publish, summary
 from lorafit.train.signals import listening
 from lorafit.train.sizes import Sizes, choose_sizes
+from lorafit.train.together import read_together
 
 
 def train(recipe: Recipe, folder: RunFolder, run: Run | None) -> dict[str, object]:
@@ -42,8 +43,7 @@ def train(recipe: Recipe, folder: RunFolder, run: Run | None) -> dict[str, objec
     record = Record(folder, run)
     try:
         with listening() as requests:
-            with ranks.one_first() if default_cache() else nullcontext():  # the others map what the first has kept
-                model_folder, tokenizer, data = read_data(recipe)
+            model_folder, tokenizer, data = read_together(ranks, recipe)
             record.say(data_text(data))
             room = free_bytes(ranks.device, ranks.count)
             head = new_head(data.labels, tokenizer, recipe.seed)
@@ -97,7 +97,7 @@ def _manifest(recipe: Recipe, base: Base, identity: dict[str, object], data: Pre
 
 def dry_run(recipe: Recipe, world_size: int) -> dict[str, object]:
     """Say what a run would do, from its data and its sizes; loads no weights and writes nothing."""
-    model_folder, _, data = read_data(recipe)
+    model_folder, _, data = read_data(recipe, default_cache())
     device = pick_device()
     dtype = pick_dtype(recipe.model.dtype, device)
     sizes = choose_sizes(

@@ -24,7 +24,7 @@ def test_a_tokenizer_is_enough_to_see_rows_and_not_to_train(tmp_path: Path, toke
     _, data = read_rows(recipe)
     assert len(data.train) == 24
     with pytest.raises(ModelError):
-        read_data(recipe)
+        read_data(recipe, None)
 
 
 def test_code_is_refused_even_to_look(tmp_path: Path, tokenizer_folder: Path) -> None:
