@@ -10,6 +10,9 @@ from lorafit.data.lines import MAX_LINE_BYTES, Numbered, begin, numbered_lines
 from lorafit.recipe.formats import RowFault
 
 
+SEPARATORS = ";\t|,"  # a column whose name holds one is taken for several
+
+
 def text_rows(stream: io.BufferedReader, log: ReadLog) -> Iterator[Numbered]:
     """Give the lines of a text file that are not empty, each as the field `text`; count those that are."""
     begin(stream)
@@ -31,7 +34,7 @@ def csv_rows(stream: io.BufferedReader, delimiter: str) -> Iterator[Numbered]:
         raise DamagedFile("is an HTML or XML page, not CSV", "E3-FILE-HTML", "a failed download? fetch it again")
     csv.field_size_limit(MAX_LINE_BYTES)
     reader = csv.reader(_csv_lines(stream), delimiter=delimiter, strict=True)
-    header = _header(reader)
+    header = _header(reader, delimiter)
     while True:
         number = reader.line_num + 1
         try:
@@ -54,7 +57,7 @@ def _csv_lines(stream: io.BufferedReader) -> Iterator[str]:
         yield line.decode(errors="surrogateescape")
 
 
-def _header(reader: Any) -> list[str]:
+def _header(reader: Any, delimiter: str) -> list[str]:
     try:
         header: list[str] = next((values for values in reader if values), [])
     except csv.Error as error:
@@ -63,6 +66,9 @@ def _header(reader: Any) -> list[str]:
         raise DamagedFile("is not UTF-8 (line 1)", "E3-FILE-ENCODING", "save it as UTF-8")
     if len(set(header)) < len(header):
         raise DamagedFile(f"names a column twice: {', '.join(header)}", "E3-FILE-COLUMNS")
+    if len(header) == 1 and (other := next((mark for mark in SEPARATORS if mark in header[0]), "")):
+        what = f"its columns are set apart by {other!r}, not by {delimiter!r}: {header[0]}"
+        raise DamagedFile(what, "E3-FILE-COLUMNS", f"save it with {delimiter!r}, or as JSON lines")
     return header
 
 

@@ -179,7 +179,7 @@ class TrainingSpec(Spec):
     @model_validator(mode="after")
     def _not_both(self) -> "TrainingSpec":
         if self.epochs is not None and self.max_steps is not None:
-            message = "give either epochs or max_steps, and leave the other out (or null)"
+            message = "give either epochs or max_steps, and leave the other out, or null (--set training.epochs=null)"
             raise PydanticCustomError("rule", message, {"at": "max_steps"})
         return self
 

@@ -91,7 +91,12 @@ class _Reading:
         if stopped is not None:
             kind = everyone[stopped].error or LorafitError
             own = self.error.faults if isinstance(self.error, LorafitError) else []
-            raise kind(own or [Fault(f"process {stopped} could not prepare the data, and says why", code="E11-DATA")])
+            raise kind(
+                own
+                or [
+                    Fault(f"process {stopped} could not prepare the data, and says why", code=f"E{kind.exit_code}-RANK")
+                ]
+            )
         if len({told.fingerprint for told in everyone}) > 1:
             raise DataError(
                 "the data are not the same in every process", fix="give all the same files", code="E3-RANKS"

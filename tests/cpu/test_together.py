@@ -111,7 +111,7 @@ def test_what_stops_one_stops_all(recipe: Recipe, tmp_path: Path, rank_in_troubl
     ends = together(recipe, tmp_path, before)
     assert [end[1] for end in ends] == [4, 4]
     assert ends[rank_in_trouble][2] == "E4-TOKENIZER"
-    assert ends[1 - rank_in_trouble][2] == "E11-DATA"
+    assert ends[1 - rank_in_trouble][2] == "E4-RANK"
 
 
 def test_rows_that_are_wrong_are_so_in_all(recipe: Recipe, tmp_path: Path) -> None:
@@ -131,14 +131,14 @@ def test_a_bug_in_the_first_ends_all(recipe: Recipe, tmp_path: Path) -> None:
 
             together.read_data = broken
 
-    assert [end[1:3] for end in together(recipe, tmp_path, before)] == [(1, "a bug"), (1, "E11-DATA")]
+    assert [end[1:3] for end in together(recipe, tmp_path, before)] == [(1, "a bug"), (1, "E1-RANK")]
 
 
 def test_settings_of_the_cache_that_are_wrong_are_said_by_the_first(recipe: Recipe, tmp_path: Path) -> None:
     def before(rank: int) -> None:
         os.environ |= {"LORAFIT_CACHE": "somewhere"} | ({"LORAFIT_CACHE_GIB": "many"} if rank == 0 else {})
 
-    assert [end[1:3] for end in together(recipe, tmp_path, before)] == [(5, "E5-CACHE-SIZE"), (5, "E11-DATA")]
+    assert [end[1:3] for end in together(recipe, tmp_path, before)] == [(5, "E5-CACHE-SIZE"), (5, "E5-RANK")]
 
 
 def test_the_first_killed_meanwhile_is_noticed(recipe: Recipe, tmp_path: Path) -> None:

@@ -76,6 +76,8 @@ WHOLE = [
     ("more after the array", "rows.json", b'[{"text": "a"}] 3', "E3-FILE-JSON"),
     ("array in another encoding", "rows.json", b'[{"text": "\xff"}]', "E3-FILE-ENCODING"),
     ("columns named twice", "rows.csv", b"text,text\na,b\n", "E3-FILE-COLUMNS"),
+    ("columns set apart by semicolons", "rows.csv", b"prompt;completion\nhi;there\n", "E3-FILE-COLUMNS"),
+    ("columns set apart by commas", "rows.tsv", b"prompt,completion\nhi,there\n", "E3-FILE-COLUMNS"),
     ("unknown kind", "rows.xlsx", b"a", "E3-FILE-KIND"),
     ("cut gzip", "rows.jsonl.gz", gzip.compress(GOOD * 100)[:-20], "E3-FILE-DAMAGED"),
     ("broken parquet", "rows.parquet", b"PAR1 and nothing", "E3-FILE-DAMAGED"),
