@@ -9,7 +9,6 @@ from lorafit.data.faults import DamagedFile, ReadLog
 from lorafit.data.lines import MAX_LINE_BYTES, Numbered, begin, numbered_lines
 from lorafit.recipe.formats import RowFault
 
-
 SEPARATORS = ";\t|,"  # a column whose name holds one is taken for several
 
 
