@@ -35,13 +35,18 @@ def to_device(batch: "FlatBatch", device: torch.device) -> DeviceBatch:
     ends = torch.tensor([0, *batch.lengths]).cumsum(0)
     predicting, targets = _aims(batch, ends[1:])
     return DeviceBatch(
-        input_ids=torch.from_numpy(batch.input_ids)[None].to(device, non_blocking=True),
-        position_ids=torch.from_numpy(batch.position_ids)[None].to(device, non_blocking=True),
-        boundaries=ends.to(device, torch.int32, non_blocking=True),
+        input_ids=_over(torch.from_numpy(batch.input_ids)[None], device),
+        position_ids=_over(torch.from_numpy(batch.position_ids)[None], device),
+        boundaries=_over(ends.to(torch.int32), device),
         lengths=tuple(batch.lengths),
-        predicting=predicting.to(device, non_blocking=True),
-        targets=targets.to(device, non_blocking=True),
+        predicting=_over(predicting, device),
+        targets=_over(targets, device),
     )
+
+
+def _over(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy to the device, from pinned memory to a card: a copy from any other waits for the card."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
 
 
 def _aims(batch: "FlatBatch", ends: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,7 +1,6 @@
 """The exact answer to a question about memory: the real training step, traced on fake tensors."""
 
 import gc
-import math
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -21,9 +20,10 @@ from lorafit.model.loss import summed_loss
 from lorafit.model.trace_build import build_fake
 from lorafit.model.trace_card import card_semantics
 from lorafit.model.trace_log import Peak, StorageLog
+from lorafit.model.trained import Trained
 from lorafit.plan.question import MemoryQuestion
 
-OptimizerBuilder = Callable[[Mapping[str, nn.Parameter], MemoryQuestion], torch.optim.Optimizer]
+OptimizerBuilder = Callable[[Trained, MemoryQuestion], torch.optim.Optimizer]
 
 
 @dataclass(frozen=True)
@@ -86,17 +86,18 @@ class _Tracer:
         self.model = attached.model
         if question.plain_head:
             take_as_plain(base_of(self.model))
-        self.parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        named = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        self.trained = Trained(named, flat=question.flat_trained)
         gc.collect()
         log.start_over()
         self.owners = self._owners()
-        self.optimizer = build_optimizer(self.parameters, question)
+        self.optimizer = build_optimizer(self.trained, question)
         self._announce_layers()
 
     def _owners(self) -> dict[int, str]:
         owners = dict.fromkeys((birth.number for birth in self.log.live.values()), "weights")
         own = "weights" if self.question.is_full else f"{self.question.adapter.kind} weights"
-        return owners | dict.fromkeys(self.log.numbers(self.parameters.values()), own)
+        return owners | dict.fromkeys(self.log.numbers(self.trained.tensors), own)
 
     def _announce_layers(self) -> None:
         """Have each layer say when its forward begins and ends, and when its backward begins."""
@@ -127,8 +128,8 @@ class _Tracer:
     def prepare(self) -> None:
         """Have the optimizer make its states, as in a first step."""
         self.log.enter("first step")
-        for parameter in self.parameters.values():
-            parameter.grad = torch.empty_like(parameter)
+        for tensor in self.trained.tensors:
+            tensor.grad = torch.empty_like(tensor)
         self._update()
 
     def step(self) -> None:
@@ -143,17 +144,19 @@ class _Tracer:
             torch.autograd.backward(nats / self.question.target_tokens)
             total += nats.detach()
             del nats
-        gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
+            self.log.enter("laying gradients flat")
+            self.trained.gather()
+        gradients = [t.grad for t in self.trained.tensors if t.grad is not None]
         self.owners |= dict.fromkeys(self.log.numbers(gradients), "gradients")
         del gradients
         self.log.enter("clipping")
-        nn.utils.clip_grad_norm_(list(self.parameters.values()), math.inf)
+        self.trained.clip(None)
         self.log.enter("optimizer step")
         self._update()
 
     def _update(self) -> None:
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.trained.zero_grad()
         states = [x for state in self.optimizer.state.values() for x in state.values() if isinstance(x, torch.Tensor)]
         self.owners |= dict.fromkeys(self.log.numbers(states), "optimizer states")
 

@@ -88,7 +88,9 @@ def _moments(question: MemoryQuestion, held: list[Component], trained: int) -> d
     }
     if question.is_full and not question.classes:
         moments["backward of the head"] = [*held, *before, kept, *_head_gradient(question)]
-    if question.gpus > 1:
+    if question.flat_trained:
+        moments["laying gradients flat"] = [*held, holdings.gradients(question, trained), _flat(trained)]
+    elif question.gpus > 1:
         moments["adding up gradients"] = [*held, holdings.gradients(question, trained), _exchange(trained)]
     return moments
 
@@ -163,6 +165,11 @@ def _update(question: MemoryQuestion, trained: int) -> list[Component]:
         return []
     size = question.trained_bytes
     return [Component("temporaries of the update", size * trained, f"{trained:,} trained x {size} bytes", passing=True)]
+
+
+def _flat(trained: int) -> Component:
+    """Gradients come to lie in one buffer; then processes add them up, of which the collective takes a copy."""
+    return Component("flat gradients, or their copy", 4 * trained, f"{trained:,} trained x 4 bytes")
 
 
 def _exchange(trained: int) -> Component:

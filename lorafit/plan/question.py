@@ -8,7 +8,7 @@ from lorafit.plan.layers import Linear, ModelShape
 from lorafit.plan.stack import Stack
 from lorafit.plan.targets import match_targets
 from lorafit.recipe.adapters import Adapter, Full
-from lorafit.recipe.optimizers import OptimizerName
+from lorafit.recipe.optimizers import OPTIMIZERS, OptimizerName
 from lorafit.recipe.quantization import Quantization, Unquantized
 
 BaseDtype = Literal["bfloat16", "float16", "float32"]
@@ -89,6 +89,11 @@ class MemoryQuestion:
     def is_full(self) -> bool:
         """Every weight is trained."""
         return isinstance(self.adapter, Full)
+
+    @property
+    def flat_trained(self) -> bool:
+        """Trained weights lie in one buffer, and their gradients in another from the end of a first pass on."""
+        return self.stack is None and not self.is_full and OPTIMIZERS[self.optimizer].takes_flat
 
     @property
     def plain_head(self) -> bool:

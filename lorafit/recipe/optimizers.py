@@ -18,6 +18,11 @@ class Optimizer:
     bits: int
     paged: bool
 
+    @property
+    def takes_flat(self) -> bool:
+        """All trained tensors may lie in one: no block of a tensor shares a scale, and none is paged by its size."""
+        return self.bits == 32 and not self.paged
+
     def state_bytes(self, values: int) -> int:
         """Bytes of both moments of one trained tensor of so many values."""
         if self.bits == 8 and values >= SMALLEST_8BIT_VALUES:

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lorafit.errors import ResumeRefused
+from lorafit.model.trained import Trained
 from lorafit.train.optimizer import optimizer_tensors, restore_optimizer
 
 WEIGHTS = "adapter.safetensors"
@@ -35,20 +36,20 @@ class Position:
 def write_checkpoint(
     folder: Path,
     position: Position,
-    parameters: Mapping[str, nn.Parameter],
+    trained: Trained,
     optimizer: torch.optim.Optimizer,
 ) -> None:
     """Write the files of a checkpoint into a folder that the caller commits."""
-    weights = {name: p.detach().to("cpu").contiguous() for name, p in parameters.items()}
+    weights = {name: p.detach().to("cpu").contiguous() for name, p in trained.named.items()}
     save_file(weights, folder / WEIGHTS)
-    save_file(optimizer_tensors(optimizer, parameters), folder / OPTIMIZER)
+    save_file(optimizer_tensors(optimizer, trained), folder / OPTIMIZER)
     (folder / STATE).write_text(json.dumps(asdict(position), indent=1) + "\n", encoding="utf-8")
 
 
-def read_checkpoint(folder: Path, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> Position:
+def read_checkpoint(folder: Path, trained: Trained, optimizer: torch.optim.Optimizer) -> Position:
     """Put a verified checkpoint back, bit for bit. ResumeRefused when it is of another shape."""
-    restore_weights(folder, parameters)
-    restore_optimizer(optimizer, parameters, load_file(folder / OPTIMIZER))
+    restore_weights(folder, trained.named)
+    restore_optimizer(optimizer, trained, load_file(folder / OPTIMIZER))
     return Position(**json.loads((folder / STATE).read_text(encoding="utf-8")))
 
 

@@ -3,6 +3,7 @@
 import math
 import time
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
@@ -16,6 +17,7 @@ from lorafit.train.evaluation import validation_loss
 from lorafit.train.loop import Loop
 from lorafit.train.record import Record
 from lorafit.train.signals import Requests
+from lorafit.train.taken import Taken
 
 
 class Course:
@@ -28,7 +30,9 @@ class Course:
         self.requests = requests
         self.training = loop.recipe.training
         self.position = Position()
+        self.under_way: Taken | None = None  # queued, and not read yet
         self.last: StepRecord | None = None
+        self.read_at = 0.0  # seconds, by time.perf_counter
         self.saved_step: int | None = None
         self.started = time.monotonic()
 
@@ -37,7 +41,7 @@ class Course:
         step = self._checkpoint_step()
         if step:
             folder = self.record.folder.checkpoint(step)
-            self.position = read_checkpoint(folder, self.loop.parameters, self.loop.optimizer)
+            self.position = read_checkpoint(folder, self.loop.trained, self.loop.optimizer)
             self.record.say(f"resuming after step {step}")
             self.record.event("resume", {"step": step})
             self.saved_step = step
@@ -53,46 +57,63 @@ class Course:
 
     def run(self, reporter: Reporter) -> None:
         """Take every step that is left. Raises Stopped, NumericalError, OutOfMemory."""
-        self._stop_if_asked()
+        if self._asked(self.requests.stop):
+            self._stop()
         if self.position.step == 0:
             self._evaluate(reporter)
         while self.position.step < self.loop.plan.total_steps and not self._is_stale():
             self._step(reporter)
+        self._settle(reporter)
         if self.position.step % (self.training.eval_every or math.inf) != 0:
             self._evaluate(reporter)
         self._save()
         self._go_back_to_best(reporter)
 
     def _step(self, reporter: Reporter) -> None:
-        done = self.loop.step(self.position.step)
-        self.last = done
-        self.position.step = done.step
-        self.position.tokens += done.tokens
+        """Queue a step; what the one before did is read while the device works on this one."""
+        taken = self.loop.step(self.position.step)
+        self._settle(reporter)
+        self.under_way = taken
+        self.position.step = taken.step
+        self.position.tokens += taken.tokens
         self.position.micro_batch_size = self.loop.micro_batch_size
+        if taken.late.are_here:
+            self._settle(reporter)
+        if _is_due(taken.step, self.training.eval_every):
+            self._settle(reporter)
+            self._evaluate(reporter)
+        if _is_due(taken.step, self.training.save_every) or self._asked(self.requests.save):
+            self._settle(reporter)
+            self._save()
+            self.requests.save = False
+        if taken.step < self.loop.plan.total_steps and self._asked(self.requests.stop):
+            self._settle(reporter)
+            self._stop()
+
+    def _settle(self, reporter: Reporter) -> None:
+        """Note what the step under way did, once it has. NumericalError, before it is noted, when it was not finite."""
+        if self.under_way is None:
+            return
+        done, self.under_way = self.under_way.record(self.read_at), None
+        self.last, self.read_at = done, time.perf_counter()
         self.record.metrics(done.as_json())
         self.loop.ranks.track({"loss": done.loss, "lr": done.lr, "grad_norm": done.grad_norm}, done.step)
         reporter.step(done)
-        if _is_due(done.step, self.training.eval_every):
-            self._evaluate(reporter)
-        if _is_due(done.step, self.training.save_every) or self._asked(self.requests.save):
-            self._save()
-            self.requests.save = False
-        if done.step < self.loop.plan.total_steps:
-            self._stop_if_asked()
 
-    def _stop_if_asked(self) -> None:
-        """Save and raise Stopped when a signal came."""
-        if self._asked(self.requests.stop):
-            self._save()
-            raise Stopped(
-                f"stopped on request after step {self.position.step}"
-                + (", checkpoint saved" if self.position.step else ", before anything was trained"),
-                fix="go on with the same command and --resume",
-                code="E75-STOPPED",
-            )
+    def _stop(self) -> NoReturn:
+        """Save and raise Stopped."""
+        self._save()
+        raise Stopped(
+            f"stopped on request after step {self.position.step}"
+            + (", checkpoint saved" if self.position.step else ", before anything was trained"),
+            fix="go on with the same command and --resume",
+            code="E75-STOPPED",
+        )
 
     def _asked(self, mine: bool) -> bool:
         """Say whether any process was asked."""
+        if self.loop.ranks.count == 1:  # no need to ask the device
+            return mine
         asked = torch.tensor(int(mine), device=self.loop.ranks.device)
         return bool(self.loop.ranks.sum(asked))
 
@@ -155,7 +176,7 @@ class Course:
         return self.position.best_step if self.training.early_stopping else None
 
     def _fill(self, folder: Path) -> None:
-        write_checkpoint(folder, self.position, self.loop.parameters, self.loop.optimizer)
+        write_checkpoint(folder, self.position, self.loop.trained, self.loop.optimizer)
 
 
 def _is_due(step: int, every: int | None) -> bool:

@@ -1,9 +1,8 @@
 """One step, exactly: the gradient of the summed loss over the global batch, divided once by its targets."""
 
 import hashlib
-import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -17,16 +16,17 @@ from lorafit.data.batch import flat_batch
 from lorafit.data.order import packs_at, positions_of_step
 from lorafit.data.packing import Packs
 from lorafit.data.token_rows import TokenRows
-from lorafit.errors import NumericalError, OutOfMemory, first_line
-from lorafit.model.batch import to_device
+from lorafit.errors import OutOfMemory, first_line
+from lorafit.model.batch import DeviceBatch, to_device
 from lorafit.model.loss import summed_loss
-from lorafit.model.memory import peak_memory_bytes
+from lorafit.model.trained import Trained
 from lorafit.plan.plan import Plan
 from lorafit.plan.schedule import learning_rate_at
 from lorafit.recipe.schema import Recipe
-from lorafit.rundir.step import StepRecord
-from lorafit.train.optimizer import set_learning_rate
+from lorafit.train.optimizer import set_learning_rate, update
+from lorafit.train.prefetch import Place, Prefetch
 from lorafit.train.ranks import Ranks
+from lorafit.train.taken import Late, Taken
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Loop:
     recipe: Recipe
     plan: Plan
     model: PreTrainedModel
-    parameters: Mapping[str, nn.Parameter]
+    trained: Trained
     optimizer: torch.optim.Optimizer
     rows: TokenRows
     packs: Packs
@@ -44,72 +44,91 @@ class Loop:
     precision: AbstractContextManager[object]
     micro_batch_size: int
 
-    def step(self, step: int) -> StepRecord:
-        """Make update number `step` (from 0) and say what it did. Nothing is applied when a value is not finite."""
+    def __post_init__(self) -> None:
+        self.failed = torch.zeros((), device=self.ranks.device)  # 1 from the first step on that was not finite
+        self.batches = Prefetch(self._from, self._make, self.ranks.device)
+
+    @property
+    def parameters(self) -> Mapping[str, nn.Parameter]:
+        """The trained parameters by name."""
+        return self.trained.named
+
+    def step(self, step: int) -> Taken:
+        """Queue update number `step` (from 0). Where a value is not finite it, and those after it, change nothing."""
         started = time.perf_counter()
-        positions = positions_of_step(step, self.plan.global_batch_size, self.plan.total_packs)
-        window = packs_at(positions, self.recipe.seed, self.plan.packs)
+        window = self._window(step)
         targets = self.packs.target_tokens(self.rows, window)
-        loss = self._accumulate_within_memory(step, window, targets)
-        self.ranks.sum_gradients(list(self.parameters.values()))
-        norm = self._clip()
-        self._check_finite(step, loss, norm)
+        nats = self.ranks.sum(self._accumulate_within_memory(step, targets))
+        self.ranks.sum_gradients(self.trained.tensors)
+        norm = self.trained.clip(self.recipe.training.max_grad_norm)
+        self.failed = torch.maximum(self.failed, 1 - (nats.isfinite() & norm.isfinite()).float())
         rate = learning_rate_at(step, self.plan.total_steps, self.recipe.training)
         set_learning_rate(self.optimizer, rate)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        tokens = self.packs.tokens(self.rows, window)
-        return StepRecord(
+        update(self.optimizer, self.failed)
+        self.trained.zero_grad()
+        return Taken(
             step=step + 1,
-            loss=loss,
             lr=rate,
-            grad_norm=norm,
-            tokens=tokens,
+            tokens=self.packs.tokens(self.rows, window),
             target_tokens=targets,
-            tokens_per_second=tokens / (time.perf_counter() - started),
-            peak_bytes=peak_memory_bytes(self.ranks.device),
+            late=Late([nats, norm]),
+            device=self.ranks.device,
+            started=started,
         )
 
-    def _accumulate_within_memory(self, step: int, window: NDArray[np.int64], targets: int) -> float:
+    def close(self) -> None:
+        """End the thread that makes batches."""
+        self.batches.close()
+
+    def _accumulate_within_memory(self, step: int, targets: int) -> torch.Tensor:
         """Accumulate; when the device is full, halve the micro-batch and do the same step again."""
         while True:
             try:
-                return self._accumulate(step, window, targets)
+                return self.accumulate(step, targets)
             except torch.OutOfMemoryError as error:
-                self.optimizer.zero_grad(set_to_none=True)
+                self.trained.zero_grad()
                 if self.micro_batch_size == 1 or self.ranks.count > 1:
                     raise does_not_fit(error) from None
             self.micro_batch_size = -(-self.micro_batch_size // 2)
+            self.batches.forget()
             torch.cuda.empty_cache()
 
-    def _accumulate(self, step: int, window: NDArray[np.int64], targets: int) -> float:
-        """Add up the gradient over this process's share of the window; give the loss over all shares."""
+    def accumulate(self, step: int, targets: int) -> torch.Tensor:
+        """Add up the gradient over this process's share of a step; give the nats of that share."""
         total = torch.zeros((), device=self.ranks.device)
-        mine = share(window, self.ranks.rank, self.ranks.count)
-        self.model.train()
-        for index, start in enumerate(range(0, len(mine), self.micro_batch_size)):
+        if not self.model.training:  # setting it walks through every module
+            self.model.train()
+        for index in range(len(self._passes(step))):
             torch.manual_seed(micro_batch_seed(self.recipe.seed, step, index, self.ranks.rank))
-            batch = flat_batch(self.rows, self.packs, mine[start : start + self.micro_batch_size])
+            batch = self.batches.take((step, index))
             with self.precision:
-                nats = summed_loss(self.model, to_device(batch, self.ranks.device))
+                nats = summed_loss(self.model, batch)
             torch.autograd.backward(nats / targets)  # accelerate's own would scale it by what the environment says
+            self.trained.gather()
             total += nats.detach()
-        return float(self.ranks.sum(total)) / targets
+        self.trained.gather()  # a process without rows adds zeros
+        return total
 
-    def _clip(self) -> float:
-        """Clip the gradient to the recipe's norm; give the norm before that."""
-        limit = self.recipe.training.max_grad_norm or math.inf
-        return float(nn.utils.clip_grad_norm_(list(self.parameters.values()), limit))
+    def _window(self, step: int) -> NDArray[np.int64]:
+        """Give the packs of a step."""
+        positions = positions_of_step(step, self.plan.global_batch_size, self.plan.total_packs)
+        return packs_at(positions, self.recipe.seed, self.plan.packs)
 
-    def _check_finite(self, step: int, loss: float, norm: float) -> None:
-        if math.isfinite(loss) and math.isfinite(norm):
-            return
-        self.optimizer.zero_grad(set_to_none=True)
-        raise NumericalError(
-            f"step {step + 1}: the loss is {loss}, the norm of the gradient {norm}; nothing of this step was applied",
-            fix="start anew with --fresh and a lower training.learning_rate",
-            code="E8-NOT-FINITE",
-        )
+    def _passes(self, step: int) -> list[NDArray[np.int64]]:
+        """Give the packs of each micro-batch of this process in a step."""
+        mine = share(self._window(step), self.ranks.rank, self.ranks.count)
+        return [mine[start : start + self.micro_batch_size] for start in range(0, len(mine), self.micro_batch_size)]
+
+    def _from(self, place: Place) -> Iterator[tuple[Place, NDArray[np.int64]]]:
+        """Give the micro-batches of the run from one on."""
+        first, skipped = place
+        for step in range(first, self.plan.total_steps):
+            for index, packs in enumerate(self._passes(step)):
+                if step > first or index >= skipped:
+                    yield (step, index), packs
+
+    def _make(self, packs: NDArray[np.int64]) -> DeviceBatch:
+        return to_device(flat_batch(self.rows, self.packs, packs), self.ranks.device)
 
 
 def share(window: NDArray[np.int64], rank: int, count: int) -> NDArray[np.int64]:

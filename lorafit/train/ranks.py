@@ -46,14 +46,16 @@ class Ranks:
             raise RankLost(f"another process is gone: {first_line(error)}", fix=fix, code="E11-RANK") from None
         return total
 
-    def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+    def sum_gradients(self, tensors: Sequence[nn.Parameter]) -> None:
         """Add gradients over all processes, in one collective; a process that had no rows adds zeros."""
         if self.count == 1:
             return
-        flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten().float() for p in parameters])
-        pieces = torch.split(self.sum(flat), [p.numel() for p in parameters])
-        for parameter, piece in zip(parameters, pieces, strict=True):
-            parameter.grad = piece.view_as(parameter).to(parameter.dtype)
+        gradients = [torch.zeros_like(t) if t.grad is None else t.grad for t in tensors]
+        flat = [gradient.flatten().float() for gradient in gradients]
+        total = self.sum(torch.cat(flat) if len(flat) > 1 else flat[0])
+        pieces = torch.split(total, [tensor.numel() for tensor in tensors])
+        for tensor, gradient, piece in zip(tensors, gradients, pieces, strict=True):
+            tensor.grad = gradient.copy_(piece.view_as(tensor))
 
     def track(self, values: Mapping[str, float], step: int) -> None:
         """Pass numbers on to the trackers of the recipe."""

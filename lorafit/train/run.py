@@ -1,6 +1,6 @@
 """The story of a run: data, model, plan, resume, train, save, report."""
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 
 import torch
 
@@ -14,9 +14,12 @@ from lorafit.model.load import Base, load_base, pick_device, pick_dtype
 from lorafit.model.memory import free_bytes, recompute_activations
 from lorafit.model.run import file_hashes, new_head
 from lorafit.model.tokenizer import read_data
+from lorafit.model.trained import Trained
 from lorafit.plan.find_shape import read_config
 from lorafit.plan.plan import Plan, make_plan
 from lorafit.plan.targets import leaf_counts
+from lorafit.recipe.adapters import Full
+from lorafit.recipe.optimizers import OPTIMIZERS
 from lorafit.recipe.resolved import recipe_hash
 from lorafit.recipe.schema import Recipe
 from lorafit.report.finding import as_lines
@@ -60,7 +63,7 @@ def train(recipe: Recipe, folder: RunFolder, run: Run | None) -> dict[str, objec
             _describe(record, recipe, base, attached, loop.plan, sizes, classes)
             way = way_of(recipe, config, attached.model, ranks.device, base.dtype, sizes)
             record.say("\n".join(["fast paths:", *as_lines(way.findings())]))
-            with reporting(loop.plan.total_steps, course.resume(), speaks=ranks.is_first) as reporter:
+            with reporting(loop.plan.total_steps, course.resume(), speaks=ranks.is_first) as reporter, closing(loop):
                 course.run(reporter)
             commit = publish(record, recipe, attached, tokenizer, data, base_hash(identity))
             result = summary(record, course, commit, sizes)
@@ -133,7 +136,7 @@ def make_loop(recipe: Recipe, attached: Attached, data: PreparedData, sizes: Siz
     """Put together what a step needs."""
     if sizes.gradient_checkpointing:
         recompute_activations(attached.model)
-    parameters = {name: p for name, p in attached.model.named_parameters() if p.requires_grad}
+    trained = find_trained(attached, recipe)
     plan = make_plan(
         recipe.training, len(data.train_packs), ranks.count, sizes.micro_batch_size, sizes.gradient_checkpointing
     )
@@ -141,14 +144,21 @@ def make_loop(recipe: Recipe, attached: Attached, data: PreparedData, sizes: Siz
         recipe=recipe,
         plan=plan,
         model=attached.model,
-        parameters=parameters,
-        optimizer=build_optimizer(parameters, recipe.training, ranks.device),
+        trained=trained,
+        optimizer=build_optimizer(trained, recipe.training, ranks.device),
         rows=data.train,
         packs=data.train_packs,
         ranks=ranks,
         precision=precision(base),
         micro_batch_size=sizes.micro_batch_size,
     )
+
+
+def find_trained(attached: Attached, recipe: Recipe) -> Trained:
+    """Find what is trained, and lay it flat where the optimizer takes it so."""
+    named = {name: p for name, p in attached.model.named_parameters() if p.requires_grad}
+    flat = not isinstance(recipe.adapter, Full) and OPTIMIZERS[recipe.training.optimizer].takes_flat
+    return Trained(named, flat=flat)
 
 
 def precision(base: Base) -> AbstractContextManager[object]:

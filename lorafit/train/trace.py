@@ -1,15 +1,14 @@
 """The estimate beside the trace of the real step: the model as it is built for a run, the loop's own optimizer."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
 import torch
-from torch import nn
 
 from lorafit.errors import RecipeError
 from lorafit.model.trace_depth import exact
+from lorafit.model.trained import Trained
 from lorafit.plan.question import MemoryQuestion
 from lorafit.plan.vram import Answer
 from lorafit.recipe.optimizers import OPTIMIZERS, SMALLEST_PAGED_VALUES
@@ -24,12 +23,12 @@ def with_trace(answer: Answer) -> Answer:
     return replace(answer, exact=exact(answer.question, answer.model.config, fake_optimizer))
 
 
-def fake_optimizer(parameters: Mapping[str, nn.Parameter], question: MemoryQuestion) -> torch.optim.Optimizer:
+def fake_optimizer(trained: Trained, question: MemoryQuestion) -> torch.optim.Optimizer:
     """Make the run's optimizer so that it lays its states out as on a card, and updates nothing."""
     kind = OPTIMIZERS[question.optimizer]
     device = torch.device("cuda" if kind.paged else "cpu")
     with patch("bitsandbytes.optim.optimizer.Optimizer8bit.fill_qmap", _no_update):  # a table of values
-        optimizer: Any = build_optimizer(parameters, TrainingSpec(optimizer=question.optimizer), device)
+        optimizer: Any = build_optimizer(trained, TrainingSpec(optimizer=question.optimizer), device)
     if isinstance(optimizer, torch.optim.AdamW):
         return optimizer
     optimizer.name2qmap = {"dynamic": torch.empty(256), "udynamic": torch.empty(256)}

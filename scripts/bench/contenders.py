@@ -45,7 +45,7 @@ def lorafit(work: Work, steps: int, told: Told) -> None:
     sizes = Sizes(BATCH_ROWS, gradient_checkpointing=False, estimated_peak_bytes=None)
     loop = make_loop(recipe, adapt(recipe, base), data, sizes, Ranks(), base)
     for step in range(steps):
-        record = loop.step(step)
+        record = loop.step(step).record()
         told(Step(record.loss, record.tokens))
 
 

@@ -24,6 +24,7 @@ from lorafit.recipe.schema import Recipe
 from lorafit.train.loop import Loop
 from lorafit.train.optimizer import build_optimizer
 from lorafit.train.ranks import Ranks
+from lorafit.train.run import find_trained
 
 STEPS = 20
 BATCH = 8
@@ -71,14 +72,14 @@ def make_loop(folder: Path, rows: TokenRows, packs: Packs, micro: int, **trainin
     use_flat_rows(model, "auto")
     attached = attach(model, settings.adapter, "base", settings.seed)
     take_fast_linears(attached.model)
-    parameters = {n: p for n, p in attached.model.named_parameters() if p.requires_grad}
+    trained = find_trained(attached, settings)
     ranks = Ranks()
     return Loop(
         recipe=settings,
         plan=make_plan(settings.training, len(packs), 1, micro, gradient_checkpointing=False),
         model=attached.model,
-        parameters=parameters,
-        optimizer=build_optimizer(parameters, settings.training, ranks.device),
+        trained=trained,
+        optimizer=build_optimizer(trained, settings.training, ranks.device),
         rows=rows,
         packs=packs,
         ranks=ranks,
@@ -157,7 +158,7 @@ def test_twenty_steps_equal_twenty_steps_of_trainer(tiny_model: Path, tmp_path: 
     )
     trainer.train()
     expected = np.array(trainer.losses).reshape(STEPS, accumulation).sum(axis=1)
-    ours = [loop.step(step).loss for step in range(STEPS)]
+    ours = [loop.step(step).record().loss for step in range(STEPS)]
     assert ours == pytest.approx(expected, abs=1e-5)
     for name, parameter in adapted.named_parameters():
         if parameter.requires_grad:
@@ -165,8 +166,7 @@ def test_twenty_steps_equal_twenty_steps_of_trainer(tiny_model: Path, tmp_path: 
 
 
 def gradient(loop: Loop, step: int = 0) -> dict[str, torch.Tensor]:
-    window = np.arange(BATCH)
-    loop._accumulate(step, window, loop.packs.target_tokens(loop.rows, window))
+    loop.accumulate(step, loop.packs.target_tokens(loop.rows, loop._window(step)))
     return {name: p.grad.clone() for name, p in loop.parameters.items() if p.grad is not None}
 
 
@@ -182,9 +182,8 @@ def test_the_gradient_does_not_depend_on_packing(tiny_model: Path) -> None:
     rows = ragged_rows(BATCH)
     loose = gradient(make_loop(tiny_model, rows, one_row_packs(rows), micro=BATCH))
     packed = Packs(rows=np.arange(BATCH, dtype=np.int64), starts=np.array([0, 3, 5, BATCH], dtype=np.int64))
-    loop = make_loop(tiny_model, rows, packed, micro=2)
-    window = np.arange(3)
-    loop._accumulate(0, window, loop.packs.target_tokens(loop.rows, window))
+    loop = make_loop(tiny_model, rows, packed, micro=2, global_batch_size=3)
+    loop.accumulate(0, loop.packs.target_tokens(loop.rows, loop._window(0)))
     for name, value in loose.items():
         torch.testing.assert_close(loop.parameters[name].grad, value, rtol=1e-5, atol=1e-6)
 
@@ -213,7 +212,7 @@ def test_a_last_step_of_fewer_rows_weighs_its_tokens_the_same(tiny_model: Path) 
     rows = ragged_rows(BATCH + 3)
     loop = make_loop(tiny_model, rows, one_row_packs(rows), micro=2, max_steps=None, epochs=1)
     assert loop.plan.total_steps == 2
-    records = [loop.step(step) for step in range(2)]
+    records = [loop.step(step).record() for step in range(2)]
     assert sum(r.target_tokens for r in records) == rows.targets.sum()
 
 
@@ -257,7 +256,7 @@ def test_memory_running_out_halves_the_micro_batch_and_changes_no_number(
         return real(model, batch)
 
     monkeypatch.setattr(module, "summed_loss", full_above_two)
-    records = [loop.step(0) for loop in (calm, pressed)]
+    records = [loop.step(0).record() for loop in (calm, pressed)]
     assert pressed.micro_batch_size == 2
     assert records[0].loss == records[1].loss
     assert all(torch.equal(calm.parameters[n], pressed.parameters[n]) for n in calm.parameters)
@@ -273,6 +272,6 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(tiny_model: Path) -> 
         loop.parameters[name][0, 0] = float("nan")
     before = copy.deepcopy({n: p.detach() for n, p in loop.parameters.items()})
     with pytest.raises(NumericalError, match="nothing of this step was applied"):
-        loop.step(0)
+        loop.step(0).record()
     for n, p in loop.parameters.items():
         torch.testing.assert_close(p.detach(), before[n], equal_nan=True, rtol=0, atol=0)

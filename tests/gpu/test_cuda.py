@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from lorafit.model import attention
+from lorafit.model.trained import Trained
 from lorafit.recipe.schema import TrainingSpec
 from lorafit.train.optimizer import build_optimizer, optimizer_tensors, restore_optimizer
 
@@ -40,7 +41,8 @@ def test_the_varlen_kernel_equals_attention_document_by_document(kv_heads: int, 
 def test_paged_moments_survive_a_checkpoint(name: str) -> None:
     device = torch.device("cuda")
 
-    def steps(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, numbers: range) -> None:
+    def steps(optimizer: torch.optim.Optimizer, trained: Trained, numbers: range) -> None:
+        parameter = trained.named["w"]
         for number in numbers:
             parameter.grad = torch.randn(
                 parameter.shape, generator=torch.Generator().manual_seed(number), device="cpu"
@@ -48,13 +50,13 @@ def test_paged_moments_survive_a_checkpoint(name: str) -> None:
             optimizer.step()
 
     training = TrainingSpec(optimizer=name, learning_rate=0.01)
-    straight = {"w": nn.Parameter(torch.ones(512, 512, device=device))}
+    straight = Trained({"w": nn.Parameter(torch.ones(512, 512, device=device))}, flat=False)
     optimizer = build_optimizer(straight, training, device)
-    steps(optimizer, straight["w"], range(3))
+    steps(optimizer, straight, range(3))
     tensors = optimizer_tensors(optimizer, straight)
-    resumed = {"w": nn.Parameter(straight["w"].detach().clone())}
-    steps(optimizer, straight["w"], range(3, 6))
+    resumed = Trained({"w": nn.Parameter(straight.named["w"].detach().clone())}, flat=False)
+    steps(optimizer, straight, range(3, 6))
     again = build_optimizer(resumed, training, device)
     restore_optimizer(again, resumed, tensors)
-    steps(again, resumed["w"], range(3, 6))
-    assert torch.equal(straight["w"], resumed["w"])
+    steps(again, resumed, range(3, 6))
+    assert torch.equal(straight.named["w"], resumed.named["w"])
