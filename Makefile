@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 WORKERS ?= 2
+# of measuring in `make gpu`; a later call goes on where an earlier one ended
+GPU_SECONDS ?= 14400
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
@@ -67,8 +69,9 @@ bench: env ## start-up time as a share of `import torch`, and a training step be
 	$(BIN)/python -m scripts.bench.engine
 
 gpu: export HF_HUB_OFFLINE := 1
-gpu: env ## the tests that need CUDA; says why when there is none
+gpu: env ## the tests that need CUDA, then memory and speed on this card; says why when there is none
 	$(BIN)/pytest -m gpu -rs tests
+	$(BIN)/python -m scripts.gpu --budget $(GPU_SECONDS)
 
 soak: export HF_HUB_OFFLINE := 1
 soak: env ## the long tests

@@ -1,10 +1,10 @@
 """Who does the work: lorafit's own loop, transformers' Trainer with PEFT, and a loop written by hand."""
 
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,10 +16,8 @@ from torch.nn.utils.rnn import pad_sequence
 from lorafit.data.batch import IGNORED, flat_batch
 from lorafit.data.order import permutation
 from lorafit.data.packing import unpacked
-from lorafit.model.load import Base
 from lorafit.recipe.adapters import Lora
-from lorafit.recipe.schema import Recipe
-from scripts.bench.work import BATCH_ROWS, LINEARS, Work
+from scripts.bench.work import LINEARS, Work
 
 
 @dataclass(frozen=True)
@@ -37,28 +35,15 @@ def lorafit(work: Work, steps: int, told: Told) -> None:
     """Train as `lorafit train` does, rows laid end to end; `told` is called after each step."""
     from lorafit.train.ranks import Ranks
     from lorafit.train.run import adapt, make_loop
-    from lorafit.train.sizes import Sizes
 
-    recipe, rows = work.recipe(steps), work.rows()
-    base = _own_base(work, recipe)
+    recipe, rows, ranks = work.recipe(steps), work.rows(), Ranks()
     data: Any = SimpleNamespace(train=rows, train_packs=unpacked(np.arange(len(rows))))
-    sizes = Sizes(BATCH_ROWS, gradient_checkpointing=False, estimated_peak_bytes=None)
-    loop = make_loop(recipe, adapt(recipe, base), data, sizes, Ranks(), base)
+    sizes = work.sizes(recipe)  # by what is free before the base is there
+    base = work.own_base(recipe)
+    loop = make_loop(recipe, adapt(recipe, base), data, sizes, ranks, base)
     for step in range(steps):
         record = loop.step(step).record()
         told(Step(record.loss, record.tokens))
-
-
-def _own_base(work: Work, recipe: Recipe) -> Base:
-    """Give the base as a run loads it; plain weights need no detour over the disk."""
-    from lorafit.model.load import load_base
-
-    device = torch.device("cpu")
-    if work.quantization == "none":
-        return Base(Path(), work.model().eval(), device, torch.float32)
-    with tempfile.TemporaryDirectory() as folder:
-        work.save(Path(folder))
-        return load_base(recipe.model, recipe.quantization, device, Path(folder))
 
 
 def peft_model(work: Work, steps: int) -> Any:
@@ -67,33 +52,19 @@ def peft_model(work: Work, steps: int) -> Any:
 
     recipe = work.recipe(steps)
     assert isinstance(recipe.adapter, Lora)
-    model: Any = work.model() if work.quantization == "none" else _in_4_bits(work)
+    model: Any = work.peer_base()
     torch.manual_seed(recipe.seed)
     return get_peft_model(model, recipe.adapter.build(list(LINEARS))).train()
-
-
-def _in_4_bits(work: Work) -> Any:
-    from peft import prepare_model_for_kbit_training
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
-
-    settings = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.float32,
-    )  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder:
-        work.save(Path(folder))
-        model = AutoModelForCausalLM.from_pretrained(folder, quantization_config=settings, dtype=torch.float32)
-    return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
 
 
 def documents_by_step(work: Work, steps: int) -> Iterator[list[tuple[NDArray[np.int64], NDArray[np.int64]]]]:
     """Give the ids and labels of the rows of each step, in lorafit's order."""
     rows, seed = work.rows(), work.recipe(steps).seed
-    epochs = range(-(-steps * BATCH_ROWS // len(rows)))
+    epochs = range(-(-steps * work.batch_rows // len(rows)))
     order = np.concatenate([permutation(seed, epoch, len(rows)) for epoch in epochs])
     for step in range(steps):
-        chosen = unpacked(order[step * BATCH_ROWS : (step + 1) * BATCH_ROWS])
-        documents = [flat_batch(rows, chosen, np.array([place])) for place in range(BATCH_ROWS)]
+        chosen = unpacked(order[step * work.batch_rows : (step + 1) * work.batch_rows])
+        documents = [flat_batch(rows, chosen, np.array([place])) for place in range(work.batch_rows)]
         yield [(document.input_ids, document.labels) for document in documents]
 
 
@@ -145,14 +116,16 @@ def trainer(work: Work, steps: int, told: Told) -> None:
             batch = batches[state.global_step - 1]
             told(Step(float(paced.last), int(batch["attention_mask"].sum())))
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # gradient_checkpointing: its new name is not in all of v5
         settings = TrainingArguments(
-            output_dir=folder, per_device_train_batch_size=BATCH_ROWS, max_steps=steps, learning_rate=1e-3,
+            output_dir=folder, per_device_train_batch_size=work.batch_rows, max_steps=steps, learning_rate=1e-3,
             lr_scheduler_type="constant", weight_decay=0.0, max_grad_norm=1.0, save_strategy="no", report_to=[],
-            use_cpu=not torch.cuda.is_available(), disable_tqdm=True, logging_strategy="no",
+            use_cpu=work.device == "cpu", disable_tqdm=True, logging_strategy="no", bf16=work.dtype == torch.bfloat16,
+            gradient_checkpointing=work.recompute,
         )  # fmt: skip
         paced = Paced(
-            model=peft_model(work, steps), args=settings, train_dataset=list(range(len(batches) * BATCH_ROWS))
+            model=peft_model(work, steps), args=settings, train_dataset=list(range(len(batches) * work.batch_rows))
         )
         paced.add_callback(Tell())
         paced.train()
@@ -185,10 +158,11 @@ def trl_trains(work: Work, steps: int, told: Told, *, packing: bool) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         settings = SFTConfig(
-            output_dir=folder, per_device_train_batch_size=1 if packing else BATCH_ROWS, max_steps=steps,
+            output_dir=folder, per_device_train_batch_size=1 if packing else work.batch_rows, max_steps=steps,
             learning_rate=1e-3, lr_scheduler_type="constant", weight_decay=0.0, max_grad_norm=1.0, save_strategy="no",
-            report_to=[], use_cpu=True, disable_tqdm=True, logging_strategy="no", bf16=False, padding_free=packing,
-            gradient_checkpointing=False, dataset_kwargs={"skip_prepare_dataset": True}, max_length=None,
+            report_to=[], use_cpu=work.device == "cpu", disable_tqdm=True, logging_strategy="no", padding_free=packing,
+            bf16=work.dtype == torch.bfloat16, gradient_checkpointing=work.recompute,
+            dataset_kwargs={"skip_prepare_dataset": True}, max_length=None,
         )  # fmt: skip
         paced = Paced(model=peft_model(work, steps), args=settings, train_dataset=rows, processing_class=_tokenizer())
         paced.add_callback(Tell())

@@ -1,5 +1,6 @@
 """The work of each benchmark: a random model of a given shape, and rows of a given law of lengths."""
 
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -7,13 +8,15 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from peft import prepare_model_for_kbit_training
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from lorafit.data.row_files import made
 from lorafit.data.token_rows import TokenRows
+from lorafit.model.load import Base, load_base
 from lorafit.recipe.schema import Recipe
+from lorafit.train.sizes import Sizes
 
-BATCH_ROWS = 8
 SEED = 0
 ROWS = 64
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -33,6 +36,11 @@ class Work:
     peers: tuple[str, ...] = ("trainer",)
     quantization: Literal["none", "nf4"] = "none"
     rank: int = 16
+    batch_rows: int = 8  # of a step; all of them in one pass
+    micro_rows: int | None = None
+    recompute: bool = False
+    device: str = "cpu"
+    dtype: torch.dtype = torch.float32
 
     @property
     def config(self) -> LlamaConfig:
@@ -53,9 +61,38 @@ class Work:
         torch.manual_seed(SEED)
         return LlamaForCausalLM(self.config).requires_grad_(False)
 
-    def save(self, folder: Path) -> None:
-        """Write the model where 4-bit loading takes it from."""
-        self.model().save_pretrained(folder)
+    def own_base(self, recipe: Recipe) -> Base:
+        """Give the base as a run of lorafit loads it; plain weights need no detour over the disk."""
+        device = torch.device(self.device)
+        if self.quantization == "none":
+            return Base(Path(), self.model().eval(), device, self.dtype)
+        with tempfile.TemporaryDirectory() as folder:
+            self.model().save_pretrained(folder)
+            return load_base(recipe.model, recipe.quantization, device, Path(folder))
+
+    def peer_base(self) -> PreTrainedModel:
+        """Give the base as transformers' documentation says."""
+        if self.quantization == "none":
+            return self.model()
+        settings = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=self.dtype,
+        )  # fmt: skip
+        with tempfile.TemporaryDirectory() as folder:
+            self.model().save_pretrained(folder)
+            model = AutoModelForCausalLM.from_pretrained(folder, quantization_config=settings, dtype=self.dtype)
+        prepared: PreTrainedModel = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+        return prepared
+
+    def sizes(self, recipe: Recipe) -> Sizes:
+        """Give what lorafit would choose by the memory, here fixed."""
+        del recipe
+        return Sizes(self.micro_rows or self.batch_rows, self.recompute, None)
+
+    @property
+    def words(self) -> int:
+        """How many words the tokens are drawn from."""
+        return self.vocabulary
 
     @property
     def flops_per_token(self) -> float:
@@ -79,7 +116,7 @@ class Work:
         """Make the rows, the same for everybody."""
         random, lengths = np.random.default_rng(SEED + 1), self.lengths(count)
         prompts = np.zeros(count) if self.full_rows else lengths * 0.4
-        tokens = [random.integers(3, self.vocabulary, n) for n in lengths]
+        tokens = [random.integers(3, self.words, n) for n in lengths]
         trained = [np.arange(n) >= prompt for n, prompt in zip(lengths, prompts, strict=True)]
         return made(list(zip(tokens, trained, strict=True)))
 
@@ -93,7 +130,7 @@ class Work:
                 "quantization": {"kind": self.quantization},
                 "data": {"train": {"path": "none"}},
                 "training": {
-                    "max_steps": steps, "global_batch_size": BATCH_ROWS, "learning_rate": 1e-3,
+                    "max_steps": steps, "global_batch_size": self.batch_rows, "learning_rate": 1e-3,
                     "schedule": "constant", "warmup": 0,
                 },
             }
