@@ -22,6 +22,7 @@ from lorafit.model.trace_card import card_semantics
 from lorafit.model.trace_log import Peak, StorageLog
 from lorafit.model.trained import Trained
 from lorafit.plan.question import MemoryQuestion
+from lorafit.plan.unroll import Recording
 
 OptimizerBuilder = Callable[[Trained, MemoryQuestion], torch.optim.Optimizer]
 
@@ -32,8 +33,7 @@ class Trace:
 
     peaks: dict[str, Peak]  # by phase
     owners: dict[int, str]
-    events: list[tuple[int, int]]
-    held_bytes: int  # between steps
+    recording: Recording
     seconds: float
 
 
@@ -65,11 +65,22 @@ def _traced(
     with warnings.catch_warnings(), FakeTensorMode(allow_non_fake_inputs=True), card_semantics(_lengths(question)), log:
         warnings.simplefilter("ignore")  # of libraries, about values that are not there
         tracer = _Tracer(question, config, layers, build_optimizer, log)
+        built = log.last_number
         tracer.prepare()
-        log.peaks = {}
+        log.start_over()
+        held, layer_of = log.events, tracer.layer_of()
+        log.events = []
         tracer.step()
-        peaks, events, held = log.peaks, log.events, log.bytes
-    return Trace(peaks, tracer.owners, events, held, time.perf_counter() - started)
+        peaks, events, phases = log.peaks, log.events, log.phases
+    recording = Recording(
+        weights=[event for event in held if event[0] <= built],
+        states=[event for event in held if event[0] > built],
+        step=events,
+        phases=phases,
+        layer_of=layer_of,
+        layers=layers,
+    )
+    return Trace(peaks, tracer.owners, recording, time.perf_counter() - started)
 
 
 class _Tracer:
@@ -98,6 +109,17 @@ class _Tracer:
         owners = dict.fromkeys((birth.number for birth in self.log.live.values()), "weights")
         own = "weights" if self.question.is_full else f"{self.question.adapter.kind} weights"
         return owners | dict.fromkeys(self.log.numbers(self.trained.tensors), own)
+
+    def layer_of(self) -> dict[int, int]:
+        """Say of every held tensor of a layer which layer it is."""
+        found: dict[int, int] = {}
+        for index, layer in enumerate(decoder_layers(self.model)):
+            held = [*layer.parameters(), *layer.buffers()]
+            states = [self.optimizer.state.get(parameter, {}) for parameter in held]
+            held += [x for state in states for x in state.values() if isinstance(x, torch.Tensor)]
+            scales = [scale for parameter in held for scale in _scales(getattr(parameter, "quant_state", None))]
+            found |= dict.fromkeys(self.log.numbers([*held, *scales]), index)
+        return found
 
     def _announce_layers(self) -> None:
         """Have each layer say when its forward begins and ends, and when its backward begins."""
@@ -164,6 +186,14 @@ class _Tracer:
         if self.question.dtype == "float32":
             return nullcontext()
         return torch.autocast("cpu", getattr(torch, self.question.dtype))
+
+
+def _scales(state: Any) -> list[torch.Tensor]:
+    """The tensors by which a packed weight is unpacked."""
+    if state is None:
+        return []
+    own = [x for x in (state.absmax, state.code, state.offset) if x is not None]
+    return own + _scales(state.state2)
 
 
 def decoder_layers(model: nn.Module) -> list[nn.Module]:

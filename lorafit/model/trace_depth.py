@@ -10,6 +10,7 @@ from lorafit.model.trace_log import Birth, Peak
 from lorafit.plan.exact import Exact, Moment, TensorGroup
 from lorafit.plan.memory import WORKSPACE_BYTES
 from lorafit.plan.question import MemoryQuestion
+from lorafit.plan.unroll import unrolled
 
 SHALLOW = (3, 4)  # depths with a first, a last, and one and two equal layers between them
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes")
@@ -35,6 +36,7 @@ def exact(
         seconds=sum(each.seconds for each in traces),
         versions={name: version(name) for name in LIBRARIES},
         workspace_bytes=WORKSPACE_BYTES,
+        recording=unrolled(traces[-1].recording, traces[0].recording, layers),
     )
 
 

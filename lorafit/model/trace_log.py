@@ -43,7 +43,8 @@ class StorageLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.bytes = 0
         self.peaks: dict[str, Peak] = {}
         self.events: list[tuple[int, int]] = []
-        self._number = 0
+        self.phases: list[tuple[int, str]] = []  # how many events there were when each began
+        self.last_number = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -58,7 +59,7 @@ class StorageLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def start_over(self) -> None:
         """Forget every peak, and how what is live came to be."""
-        self.peaks = {}
+        self.peaks, self.phases = {}, []
         self.events = [(birth.number, birth.bytes) for birth in sorted(self.live.values(), key=lambda b: b.number)]
 
     def numbers(self, tensors: Iterable[torch.Tensor]) -> set[int]:
@@ -69,6 +70,7 @@ class StorageLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def enter(self, phase: str) -> None:
         """Begin a phase, with what is live now."""
         self.phase = phase
+        self.phases.append((len(self.events), phase))
         self._mark(self.bytes)
 
     def _add(self, tensor: torch.Tensor, operation: str) -> None:
@@ -76,11 +78,11 @@ class StorageLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
         key = storage._cdata
         if key in self.live:
             return
-        self._number += 1
+        self.last_number += 1
         size = -(-storage.nbytes() // BLOCK_BYTES) * BLOCK_BYTES
         dtype = str(tensor.dtype).removeprefix("torch.")
-        self.live[key] = Birth(self._number, size, operation, tuple(tensor.shape), dtype, self.phase)
-        self.events.append((self._number, size))
+        self.live[key] = Birth(self.last_number, size, operation, tuple(tensor.shape), dtype, self.phase)
+        self.events.append((self.last_number, size))
         self.bytes += size
         weakref.finalize(storage, self._free, key).atexit = False
         self._mark(self.bytes)
@@ -92,8 +94,8 @@ class StorageLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.events.append((birth.number, 0))
 
     def _pass(self, scratch: int) -> None:
-        self._number += 1
-        self.events += [(self._number, scratch), (self._number, 0)]
+        self.last_number += 1
+        self.events += [(self.last_number, scratch), (self.last_number, 0)]
         self._mark(self.bytes + scratch)
 
     def _mark(self, now: int) -> None:

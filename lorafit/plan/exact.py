@@ -4,6 +4,9 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from lorafit.plan.reserved import Reserved
+from lorafit.plan.unroll import Recording
+
 MOST_TENSORS = 8
 GIB = 2**30
 
@@ -55,6 +58,8 @@ class Exact:
     seconds: float
     versions: Mapping[str, str]
     workspace_bytes: int
+    recording: Recording
+    reserved: Reserved | None = None
 
     @property
     def peak_phase(self) -> str:
@@ -90,7 +95,7 @@ class Exact:
             "traced_layers": list(self.traced_layers),
             "seconds": round(self.seconds, 2),
             "versions": dict(self.versions),
-        }
+        } | (self.reserved.as_json() if self.reserved else {})
 
     def as_text(self, estimated_bytes: int) -> str:
         """Give the facts for a person."""
@@ -106,6 +111,7 @@ class Exact:
                 f"EXACT, the real step traced with {depths} of {self.layers} layers in {self.seconds:.1f} s: "
                 f"{self.peak_bytes / GIB:.2f} GiB in the {self.peak_phase}; "
                 f"the estimate is {100 * (estimated_bytes / self.peak_bytes - 1):+.1f} %",
+                *([self.reserved.as_text()] if self.reserved else []),
                 *rows,
                 "Largest tensors at that moment, in GiB:",
                 *tensors,

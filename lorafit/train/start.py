@@ -1,5 +1,6 @@
 """Begin a run: take its folder before anything heavy is loaded, then train."""
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -22,6 +23,7 @@ def start(loaded: LoadedRecipe, root: Path, mode: Mode) -> dict[str, object]:
         for note in run.notes if run else ():
             say(note)
         quiet_libraries()
+        expand_segments()
         from lorafit.train.run import train
 
         return train(loaded.recipe, folder, run)
@@ -33,6 +35,12 @@ def look_ahead(loaded: LoadedRecipe, world_size: int) -> dict[str, object]:
     from lorafit.train.run import dry_run
 
     return dry_run(loaded.recipe, world_size)
+
+
+def expand_segments() -> None:
+    """Have torch let its segments grow, for fewer holes, unless the user chose otherwise. To call before it loads."""
+    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # the name of before torch 2.9, which still counts
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 
 
 def _claim(loaded: LoadedRecipe, root: Path, mode: Mode) -> AbstractContextManager[Run | None]:

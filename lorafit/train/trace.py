@@ -10,6 +10,8 @@ from lorafit.errors import RecipeError
 from lorafit.model.trace_depth import exact
 from lorafit.model.trained import Trained
 from lorafit.plan.question import MemoryQuestion
+from lorafit.plan.reserved import reserve
+from lorafit.plan.unroll import training
 from lorafit.plan.vram import Answer
 from lorafit.recipe.optimizers import OPTIMIZERS, SMALLEST_PAGED_VALUES
 from lorafit.recipe.schema import TrainingSpec
@@ -20,7 +22,9 @@ def with_trace(answer: Answer) -> Answer:
     """Add the exact peak to an answer. ModelError where the model cannot be built, RecipeError for a classifier."""
     if answer.question.classes:
         raise RecipeError("--exact traces language models, no classifiers yet", fix="leave it out", code="E2-NOT-BUILT")
-    return replace(answer, exact=exact(answer.question, answer.model.config, fake_optimizer))
+    found = exact(answer.question, answer.model.config, fake_optimizer)
+    capacity = answer.fit.card.capacity_bytes if answer.fit else None
+    return replace(answer, exact=replace(found, reserved=reserve(training(found.recording), capacity)))
 
 
 def fake_optimizer(trained: Trained, question: MemoryQuestion) -> torch.optim.Optimizer:
