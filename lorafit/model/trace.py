@@ -111,15 +111,16 @@ class _Tracer:
         return owners | dict.fromkeys(self.log.numbers(self.trained.tensors), own)
 
     def layer_of(self) -> dict[int, int]:
-        """Say of every held tensor of a layer which layer it is."""
-        found: dict[int, int] = {}
+        """Say of every held tensor of one layer which layer it is; a buffer over all layers is of none."""
+        found: dict[int, set[int]] = {}
         for index, layer in enumerate(decoder_layers(self.model)):
             held = [*layer.parameters(), *layer.buffers()]
             states = [self.optimizer.state.get(parameter, {}) for parameter in held]
             held += [x for state in states for x in state.values() if isinstance(x, torch.Tensor)]
             scales = [scale for parameter in held for scale in _scales(getattr(parameter, "quant_state", None))]
-            found |= dict.fromkeys(self.log.numbers([*held, *scales]), index)
-        return found
+            for number in self.log.numbers([*held, *scales]):
+                found.setdefault(number, set()).add(index)
+        return {number: layers.pop() for number, layers in found.items() if len(layers) == 1}
 
     def _announce_layers(self) -> None:
         """Have each layer say when its forward begins and ends, and when its backward begins."""
