@@ -9,6 +9,7 @@ from weakref import WeakSet
 
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
 from lorafit.plan.passes import CHUNK_LOGITS
@@ -32,7 +33,8 @@ def take_as_plain(model: PreTrainedModel) -> None:
 def frozen_head(model: PreTrainedModel) -> nn.Linear | None:
     """Give the head that `head_loss` may use; None where it is trained, adapted, or not all there is to logits."""
     head = model.get_output_embeddings() if model in _PLAIN else None
-    if type(head) is not nn.Linear or any(p.requires_grad for p in head.parameters()):
+    whole_or_split = type(head) is nn.Linear or isinstance(head, FSDPModule)
+    if not isinstance(head, nn.Linear) or not whole_or_split or any(p.requires_grad for p in head.parameters()):
         return None
     return head
 

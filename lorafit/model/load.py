@@ -1,14 +1,14 @@
 """Load a base model with its quantisation, ready to train or to answer."""
 
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from lorafit.errors import MachineError, ModelError, first_line
 from lorafit.model.classify import HEAD, Head, finish_head
@@ -19,6 +19,7 @@ from lorafit.recipe.quantization import Bits4, Quantization, Unquantized
 from lorafit.recipe.schema import Dtype, ModelSpec
 
 LoadingInfo = Mapping[str, Collection[object]]
+Reader = Callable[[Any, Path, Mapping[str, Any]], tuple[PreTrainedModel, LoadingInfo]]
 OUTPUT_HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")  # what language models call it
 
 
@@ -59,11 +60,16 @@ def load_base(
     device: torch.device,
     folder: Path | None = None,
     head: Head | None = None,
+    *,
+    sharded: bool = False,
 ) -> Base:
     """Load the base model, frozen, in evaluation mode; with `head` as a classifier instead of a language model.
 
     Weights come straight to the device in their dtype; quantised ones shard by shard. Norms, embeddings and
-    head keep the model's dtype (no float32 upcast). Raises ModelError, MachineError, SafetyRefusal.
+    head keep the model's dtype (no float32 upcast). `sharded`: every process of the group calls this, and holds its
+    part of the weights, which pass from the mapped files through the device a layer at a time.
+
+    Raises ModelError, MachineError, SafetyRefusal.
     """
     folder = folder or find_model(spec.path, spec.revision)
     refuse_code(folder, read_config(folder / "config.json"))
@@ -72,17 +78,20 @@ def load_base(
     attention = None if spec.attention == "auto" else spec.attention  # None: what transformers knows to be right
     settings = {
         "dtype": dtype,
-        "device_map": {"": device},
+        "device_map": {"": torch.device("cpu") if sharded else device},
         "attn_implementation": attention,
-        "quantization_config": _quantization_config(quantization, dtype, head),
     }
+    quantizing = _quantization_config(quantization, dtype, head)
+    if not sharded:
+        settings["quantization_config"] = quantizing
+    read = read_mapped if sharded else read_weights
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # transformers repeats what we say ourselves
             if head is None:
-                model, found = read_weights(AutoModelForCausalLM, folder, settings)
+                model, found = read(AutoModelForCausalLM, folder, settings)
             else:
-                model, found = read_classifier(folder, settings | head.settings())
+                model, found = read_classifier(read, folder, settings | head.settings())
     except ImportError as error:
         raise MachineError(first_line(error), where="model", code="E5-LIBRARY") from None
     except torch.OutOfMemoryError:
@@ -92,9 +101,13 @@ def load_base(
     _refuse_gaps(found, folder, head)
     if head is not None:
         finish_head(model, head)
+    model.requires_grad_(False)
+    if sharded:
+        from lorafit.model.sharding import shard  # its imports are for several processes only
+
+        shard(model, device, quantizing)
     if isinstance(quantization, Bits4):
         _keep_weights_trainable_through(model)
-    model.requires_grad_(False)
     return Base(folder, model.eval(), device, dtype)
 
 
@@ -111,12 +124,39 @@ def read_weights(kind: Any, folder: Path, settings: Mapping[str, Any]) -> tuple[
     return loaded
 
 
-def read_classifier(folder: Path, settings: Mapping[str, Any]) -> tuple[PreTrainedModel, LoadingInfo]:
+def read_mapped(kind: Any, folder: Path, settings: Mapping[str, Any]) -> tuple[PreTrainedModel, LoadingInfo]:
+    """Load a model likewise, its weights mapped from the files: they take memory when they are used, and are shared.
+
+    transformers itself copies what it reads. A weight of another dtype than the wanted one is copied here too.
+    """
+    config, others = AutoConfig.from_pretrained(
+        folder, local_files_only=True, trust_remote_code=False, return_unused_kwargs=True, **settings
+    )
+    with torch.device("meta"):
+        empty = kind.from_config(config, trust_remote_code=False)
+    loaded: tuple[PreTrainedModel, LoadingInfo] = type(empty).from_pretrained(
+        None, config=empty.config, state_dict=_mapped(folder), output_loading_info=True, **others
+    )
+    return loaded
+
+
+def _mapped(folder: Path) -> dict[str, torch.Tensor]:
+    """Map every tensor of a model folder."""
+    index = folder / "model.safetensors.index.json"
+    names = set(cast("Any", read_config(index))["weight_map"].values()) if index.exists() else {"model.safetensors"}
+    tensors: dict[str, torch.Tensor] = {}
+    for name in sorted(names):
+        with safe_open(folder / name, framework="pt") as file:
+            tensors |= {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+    return tensors
+
+
+def read_classifier(read: Reader, folder: Path, settings: Mapping[str, Any]) -> tuple[PreTrainedModel, LoadingInfo]:
     """Load a classifier; a tied embedding may be stored under the name of the output head, which a classifier lacks.
 
     transformers could be told that other name too, but would then save the model under it, and unable to load.
     """
-    model, found = read_weights(AutoModelForSequenceClassification, folder, settings)
+    model, found = read(AutoModelForSequenceClassification, folder, settings)
     table = cast("torch.Tensor", model.get_input_embeddings().weight)
     name = next((name for name, parameter in model.named_parameters() if parameter is table), None)
     heads = [key for key in OUTPUT_HEADS if key in found["unexpected_keys"]]
@@ -172,7 +212,7 @@ def compute_dtype(quantization: Quantization, dtype: torch.dtype) -> torch.dtype
     return dtype
 
 
-def _quantization_config(quantization: Quantization, dtype: torch.dtype, head: Head | None) -> object:
+def _quantization_config(quantization: Quantization, dtype: torch.dtype, head: Head | None) -> Any:
     if isinstance(quantization, Unquantized):
         return None
     config: Any = quantization.build(compute_dtype(quantization, dtype))

@@ -10,6 +10,7 @@ from lorafit.model.adapt import base_of
 from lorafit.model.batch import DeviceBatch
 from lorafit.model.classify import class_logits, is_classifier
 from lorafit.model.head_loss import frozen_head, head_loss
+from lorafit.model.sharding import gathered
 
 
 def summed_loss(model: PreTrainedModel, batch: DeviceBatch) -> torch.Tensor:
@@ -25,7 +26,9 @@ def summed_loss(model: PreTrainedModel, batch: DeviceBatch) -> torch.Tensor:
         return cross_entropy(document_logits(model, batch), batch.targets, reduction="sum")
     head = frozen_head(base)
     if head is not None:
-        return head_loss(target_states(base, batch)[0], head, batch.targets)
+        states = target_states(base, batch)[0]
+        with gathered(head):
+            return head_loss(states, head, batch.targets)
     return cross_entropy(target_logits(model, batch).float(), batch.targets, reduction="sum")
 
 

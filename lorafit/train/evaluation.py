@@ -8,7 +8,7 @@ from lorafit.data.packing import Packs
 from lorafit.data.token_rows import TokenRows
 from lorafit.model.batch import to_device
 from lorafit.model.loss import summed_loss
-from lorafit.train.loop import Loop, share
+from lorafit.train.loop import Loop
 
 
 @torch.no_grad()
@@ -17,9 +17,8 @@ def validation_loss(loop: Loop, rows: TokenRows, packs: Packs) -> float:
     loop.model.eval()
     everything = np.arange(len(packs))
     total = torch.zeros((), device=loop.ranks.device, dtype=torch.float64)
-    mine = share(everything, loop.ranks.rank, loop.ranks.count)
-    for start in range(0, len(mine), loop.micro_batch_size):
-        batch = flat_batch(rows, packs, mine[start : start + loop.micro_batch_size])
+    for mine, counts in loop.passes(everything):
+        batch = flat_batch(rows, packs, mine)
         with loop.precision:
-            total += summed_loss(loop.model, to_device(batch, loop.ranks.device))
+            total += summed_loss(loop.model, to_device(batch, loop.ranks.device)) * counts
     return float(loop.ranks.sum(total).item()) / int(rows.row_targets.sum())

@@ -28,6 +28,8 @@ from lorafit.train.prefetch import Place, Prefetch
 from lorafit.train.ranks import Ranks
 from lorafit.train.taken import Late, Taken
 
+Pass = tuple[NDArray[np.int64], float]  # packs, and 1 if their loss counts
+
 
 @dataclass
 class Loop:
@@ -43,6 +45,7 @@ class Loop:
     ranks: Ranks
     precision: AbstractContextManager[object]
     micro_batch_size: int
+    in_step: bool = False  # every process makes as many passes as the others, for in each all gather the base
 
     def __post_init__(self) -> None:
         self.failed = torch.zeros((), device=self.ranks.device)  # 1 from the first step on that was not finite
@@ -98,32 +101,35 @@ class Loop:
         total = torch.zeros((), device=self.ranks.device)
         if not self.model.training:  # setting it walks through every module
             self.model.train()
-        for index in range(len(self._passes(step))):
+        for index, (_, counts) in enumerate(self.passes(self._window(step))):
             torch.manual_seed(micro_batch_seed(self.recipe.seed, step, index, self.ranks.rank))
             batch = self.batches.take((step, index))
             with self.precision:
-                nats = summed_loss(self.model, batch)
+                nats = summed_loss(self.model, batch) * counts
             torch.autograd.backward(nats / targets)  # accelerate's own would scale it by what the environment says
             self.trained.gather()
             total += nats.detach()
         self.trained.gather()  # a process without rows adds zeros
         return total
 
+    def passes(self, window: NDArray[np.int64]) -> list[Pass]:
+        """Cut this process's share of a window into passes; in step, what others have more goes by without counting."""
+        size, mine = self.micro_batch_size, share(window, self.ranks.rank, self.ranks.count)
+        passes = [(mine[start : start + size], 1.0) for start in range(0, len(mine), size)]
+        most = -(-len(share(window, 0, self.ranks.count)) // size)
+        spare = most - len(passes) if self.in_step else 0
+        return passes + [(window[:1], 0.0)] * spare
+
     def _window(self, step: int) -> NDArray[np.int64]:
         """Give the packs of a step."""
         positions = positions_of_step(step, self.plan.global_batch_size, self.plan.total_packs)
         return packs_at(positions, self.recipe.seed, self.plan.packs)
 
-    def _passes(self, step: int) -> list[NDArray[np.int64]]:
-        """Give the packs of each micro-batch of this process in a step."""
-        mine = share(self._window(step), self.ranks.rank, self.ranks.count)
-        return [mine[start : start + self.micro_batch_size] for start in range(0, len(mine), self.micro_batch_size)]
-
     def _from(self, place: Place) -> Iterator[tuple[Place, NDArray[np.int64]]]:
         """Give the micro-batches of the run from one on."""
         first, skipped = place
         for step in range(first, self.plan.total_steps):
-            for index, packs in enumerate(self._passes(step)):
+            for index, (packs, _) in enumerate(self.passes(self._window(step))):
                 if step > first or index >= skipped:
                     yield (step, index), packs
 

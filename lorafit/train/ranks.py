@@ -1,5 +1,6 @@
 """The processes of a run: who am I, how we add up, and who hears about it."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -29,6 +30,7 @@ class Ranks:
         self.device: torch.device = self.accelerator.device
         self.rank: int = self.accelerator.process_index
         self.count: int = self.accelerator.num_processes
+        self.here = int(os.environ.get("LOCAL_WORLD_SIZE", self.count))  # processes on this machine
 
     @property
     def is_first(self) -> bool:
@@ -45,6 +47,14 @@ class Ranks:
             fix = "go on with --resume"
             raise RankLost(f"another process is gone: {first_line(error)}", fix=fix, code="E11-RANK") from None
         return total
+
+    def least(self, number: int) -> int:
+        """Give the smallest of all processes' numbers, so that all decide alike."""
+        if self.count == 1:
+            return number
+        mine = torch.zeros(self.count, dtype=torch.int64, device=self.device)
+        mine[self.rank] = number
+        return int(self.sum(mine).min())
 
     def sum_gradients(self, tensors: Sequence[nn.Parameter]) -> None:
         """Add gradients over all processes, in one collective; a process that had no rows adds zeros."""

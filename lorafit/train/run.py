@@ -48,12 +48,15 @@ def train(recipe: Recipe, folder: RunFolder, run: Run | None) -> dict[str, objec
         with listening() as requests:
             model_folder, tokenizer, data = read_together(ranks, recipe)
             record.say(data_text(data))
-            room = free_bytes(ranks.device, ranks.count)
-            head = new_head(data.labels, tokenizer, recipe.seed)
-            base = load_base(recipe.model, recipe.quantization, ranks.device, model_folder, head)
-            attached = adapt(recipe, base)
             config, classes = read_config(model_folder / "config.json"), len(data.labels)
-            sizes = choose_sizes(recipe, config, base.dtype, ranks.count, room, classes)
+            dtype, room = (
+                pick_dtype(recipe.model.dtype, ranks.device),
+                ranks.least(free_bytes(ranks.device, ranks.here)),
+            )
+            sizes = choose_sizes(recipe, config, dtype, ranks.count, room, classes)
+            head = new_head(data.labels, tokenizer, recipe.seed)
+            base = load_base(recipe.model, recipe.quantization, ranks.device, model_folder, head, sharded=sizes.sharded)
+            attached = adapt(recipe, base)
             loop = make_loop(recipe, attached, data, sizes, ranks, base)
             course = Course(loop, data, record, requests)
             identity = identify(base.folder)
@@ -151,6 +154,7 @@ def make_loop(recipe: Recipe, attached: Attached, data: PreparedData, sizes: Siz
         ranks=ranks,
         precision=precision(base),
         micro_batch_size=sizes.micro_batch_size,
+        in_step=sizes.sharded,
     )
 
 
@@ -172,6 +176,8 @@ def _describe(
     record: Record, recipe: Recipe, base: Base, attached: Attached, plan: Plan, sizes: Sizes, classes: int
 ) -> None:
     """Say what is about to happen, before it does."""
+    if recipe.training.sharding == "full" and plan.world_size == 1:
+        record.say("training.sharding: full needs several processes (--gpus N): this one holds the whole base")
     total = attached.model_parameters
     counts = leaf_counts(attached.targets)
     targets = ", ".join(f"{leaf} x{count}" for leaf, count in counts.items()) or "every weight"
@@ -191,5 +197,13 @@ def plan_text(plan: Plan, sizes: Sizes) -> str:
         f"plan: {plan.total_steps} steps of {plan.global_batch_size} rows ({plan.packs} rows an epoch), "
         f"{plan.micro_batch_size} a pass, warm-up {plan.warmup_steps}, "
         f"recompute {'on' if plan.gradient_checkpointing else 'off'}, "
+        f"{_processes(plan.world_size, sizes.sharded)}"
         f"memory {'not estimated' if peak is None else f'about {gibibytes(peak)} of tensors'}"
     )
+
+
+def _processes(count: int, sharded: bool) -> str:
+    """Say how several processes hold the base; nothing of one."""
+    if count == 1:
+        return ""
+    return f"{count} processes, {'each with a part of the base' if sharded else 'each with the whole base'}, "
