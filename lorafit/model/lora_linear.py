@@ -80,10 +80,11 @@ def frozen_weight(module: nn.Module, dtype: torch.dtype) -> torch.Tensor:
     weight: Any = module.weight
     if isinstance(module, Conv1D):
         return cast("torch.Tensor", weight.t().to(dtype))
-    if getattr(weight, "quant_state", None) is not None:
+    state = getattr(weight, "quant_state", None) or getattr(module, "quant_state", None)  # a gathered weight has none
+    if state is not None:
         from bitsandbytes.functional import dequantize_4bit
 
-        return dequantize_4bit(weight.data, weight.quant_state).to(dtype)
+        return dequantize_4bit(weight.data, state).to(dtype)
     packed: Any = getattr(module, "state", None)
     if packed is not None:  # int8: 127ths of the scale of their row, as bitsandbytes' own backward has it
         return cast("torch.Tensor", packed.CB.to(dtype, copy=True).mul_(packed.SCB.unsqueeze(1).mul(1.0 / 127.0)))

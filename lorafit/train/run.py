@@ -49,10 +49,8 @@ def train(recipe: Recipe, folder: RunFolder, run: Run | None) -> dict[str, objec
             model_folder, tokenizer, data = read_together(ranks, recipe)
             record.say(data_text(data))
             config, classes = read_config(model_folder / "config.json"), len(data.labels)
-            dtype, room = (
-                pick_dtype(recipe.model.dtype, ranks.device),
-                ranks.least(free_bytes(ranks.device, ranks.here)),
-            )
+            dtype = pick_dtype(recipe.model.dtype, ranks.device)
+            room = ranks.least(free_bytes(ranks.device, ranks.here))
             sizes = choose_sizes(recipe, config, dtype, ranks.count, room, classes)
             head = new_head(data.labels, tokenizer, recipe.seed)
             base = load_base(recipe.model, recipe.quantization, ranks.device, model_folder, head, sharded=sizes.sharded)
