@@ -142,14 +142,14 @@ def estimate_vram(
     as_json: AsJson = False,
 ) -> None:
     """Say how much GPU memory training takes, by component, without a GPU and without weights."""
-    from lorafit.data.class_count import count_classes
+    from lorafit.data.class_count import read_recipe
     from lorafit.plan.vram import answer
-    from lorafit.recipe.load import load_recipe
 
     if exact and engine != "lorafit":
         raise RecipeError("--exact traces lorafit's own step", fix="leave out --engine or --exact", code="E2-USAGE")
+    asked, classes = read_recipe(recipe, overrides)
     result = answer(
-        (asked := load_recipe(recipe, overrides).recipe if recipe else None),
+        asked,
         model=model,
         method=method,
         rank=rank,
@@ -163,7 +163,7 @@ def estimate_vram(
         swept=sweep,
         tokens=tokens,
         price_per_hour=price_per_hour,
-        classes=count_classes(asked),
+        classes=classes,
     )
     if exact:
         quiet_libraries()

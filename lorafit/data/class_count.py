@@ -1,9 +1,21 @@
 """How many classes a recipe's head tells apart: for an estimate, before anything else is read."""
 
+from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 
 from lorafit.errors import LorafitError
 from lorafit.recipe.schema import Recipe, Source
+
+
+def read_recipe(path: Path | None, overrides: Sequence[str]) -> tuple[Recipe | None, int]:
+    """Load the recipe of an estimate, if one was given, and count its classes. RecipeError."""
+    if path is None:
+        return None, 0
+    from lorafit.recipe.load import load_recipe  # only here, for YAML takes a while to load
+
+    recipe = load_recipe(path, overrides).recipe
+    return recipe, count_classes(recipe)
 
 
 def count_classes(recipe: Recipe | None) -> int:

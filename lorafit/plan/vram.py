@@ -1,22 +1,24 @@
 """The answer of `estimate-vram`: bytes by component, whether it fits a card, and what would help."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from lorafit.errors import RecipeError
 from lorafit.plan.advice import Advice, advise, longest_row, most_rows
 from lorafit.plan.ask import ask, default_recipe, with_options
 from lorafit.plan.cards import Card, find_card
-from lorafit.plan.exact import Exact
 from lorafit.plan.find_shape import find_shape
 from lorafit.plan.memory import estimate
 from lorafit.plan.question import Estimate, MemoryQuestion
 from lorafit.plan.shapes import NamedShape
 from lorafit.plan.stack import Stack, find_stack
-from lorafit.plan.sweep import Sweep, sweep
 from lorafit.plan.work import Work, work
 from lorafit.recipe.quantization import Unquantized
 from lorafit.recipe.schema import Recipe
+
+if TYPE_CHECKING:  # what a plain answer does not need takes its time to load
+    from lorafit.plan.exact import Exact
+    from lorafit.plan.sweep import Sweep
 
 Verdict = Literal["fits", "tight", "does not fit"]
 
@@ -56,8 +58,8 @@ class Answer:
     advice: list[Advice]
     assumptions: list[str]
     work: Work
-    sweep: Sweep | None = None  # one setting over a range, where it was asked for
-    exact: Exact | None = None  # the real step traced, where it was asked for
+    sweep: "Sweep | None" = None  # one setting over a range, where it was asked for
+    exact: "Exact | None" = None  # the real step traced, where it was asked for
 
     def as_json(self) -> dict[str, object]:
         """Give the answer for a program; bytes are per GPU. Parts `in_peak` add up to `peak_bytes`."""
@@ -160,8 +162,14 @@ def answer(
         advice=advise(question),
         assumptions=_assumptions(asked, question, card),
         work=work(question, card, tokens, price_per_hour),
-        sweep=sweep(swept, question, card.capacity_bytes if card else None) if swept else None,
+        sweep=_swept(swept, question, card) if swept else None,
     )
+
+
+def _swept(text: str, question: MemoryQuestion, card: Card | None) -> "Sweep":
+    from lorafit.plan.sweep import sweep
+
+    return sweep(text, question, card.capacity_bytes if card else None)
 
 
 def _fit(question: MemoryQuestion, result: Estimate, card: Card) -> Fit:
