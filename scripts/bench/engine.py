@@ -39,10 +39,12 @@ class Contender:
     case: str
     name: str
     python: str = sys.executable
+    one_thread: bool = False
     windows: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         command = [self.python, "-m", "scripts.bench.worker", self.case, self.name]
+        command += ["1"] if self.one_thread else []
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
@@ -66,7 +68,13 @@ class Contender:
     @property
     def rate(self) -> float:
         """Real tokens a second (of `products`: operations), the median of all windows but the first."""
-        return float(statistics.median(w["tokens"] / w["seconds"] for w in self.windows[1:]))
+        return float(statistics.median(self.rates[1:]))
+
+    @property
+    def rates(self) -> list[float]:
+        """The same of every window: by the clock, or of one thread by its processor time."""
+        clock = "cpu_seconds" if self.one_thread else "seconds"
+        return [window["tokens"] / window[clock] for window in self.windows]
 
     @property
     def losses(self) -> list[float]:
@@ -74,11 +82,12 @@ class Contender:
         return [loss for window in self.windows for loss in window["losses"]]
 
 
-def run(case: str, peers: str | None) -> dict[str, Any]:
+def run(case: str, peers: str | None, one_thread: bool) -> dict[str, Any]:
     """Run one case; give the ratios of lorafit to each peer, and the share of the machine's matrix products."""
     names = [name for name in WORKS[case].peers if peers or not name.startswith("trl")]
     pythons = {name: peers for name in names if peers and name.startswith("trl")}
-    contenders = [Contender(case, name, pythons.get(name, sys.executable)) for name in ("lorafit", *names, "products")]
+    everyone = ("lorafit", *names, "products")
+    contenders = [Contender(case, name, pythons.get(name, sys.executable), one_thread) for name in everyone]
     try:
         for _ in range(WINDOWS):
             for contender in contenders:
@@ -88,7 +97,7 @@ def run(case: str, peers: str | None) -> dict[str, Any]:
             contender.end()
     ours, *others, products = contenders
     share = ours.rate * WORKS[case].flops_per_token / products.rate
-    spread = {c.name: [round(w["tokens"] / w["seconds"], 1) for w in c.windows] for c in contenders[:-1]}
+    spread = {c.name: [round(rate, 1) for rate in c.rates] for c in contenders[:-1]}
     facts = {"windows": spread, "case": case, "about": WORKS[case].about, "tokens_per_second": round(ours.rate)}
     ceiling = {"flops_per_token": WORKS[case].flops_per_token, "products_flops": products.rate, "share": share}
     return facts | ceiling | {"peers": {peer.name: _against(ours, peer) for peer in others}}
@@ -145,16 +154,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", default=list(WORKS))
     parser.add_argument("--peers", default=sys.executable if importlib.util.find_spec("trl") else None)
+    parser.add_argument("--one-thread", action="store_true", help="processor time of one thread: for a busy machine")
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     print(_row(HEADER), _row(["---"] * len(HEADER)), sep="\n", flush=True)
     found = []
     for case in asked.cases:
-        found.append(run(case, asked.peers))
+        found.append(run(case, asked.peers, asked.one_thread))
         print("\n".join(rows(found[-1])), flush=True)
     if asked.json:
         about = {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}
         record = {"date": datetime.now(UTC).date().isoformat(), "versions": about, "peers": versions(asked.peers)}
+        record |= {"clock": "processor time of one thread" if asked.one_thread else "wall time, two threads"}
         asked.json.write_text(json.dumps(record | {"results": found}, indent=2) + "\n", encoding="utf-8")
 
 

@@ -44,7 +44,7 @@ class Pace:
         """Wait for the next window; end when there is none."""
         if not sys.stdin.readline():
             sys.exit(0)
-        self.done, self.started = [], time.perf_counter()
+        self.done, self.started, self.worked = [], time.perf_counter(), time.process_time()
 
     def answer(self) -> None:
         """Write one line of JSON."""
@@ -53,16 +53,17 @@ class Pace:
             "tokens": sum(step.tokens for step in self.done),
             "losses": [step.loss for step in self.done],
             "seconds": seconds,
+            "cpu_seconds": time.process_time() - self.worked,
             "memory_bytes": resident_bytes() - self.imports_bytes,
         }
         self.answers.write(json.dumps(said) + "\n")
         self.answers.flush()
 
 
-def main(case: str, name: str) -> None:
+def main(case: str, name: str, threads: str = "2") -> None:
     """Do the work of a case."""
     warnings.simplefilter("ignore")
-    torch.set_num_threads(2)
+    torch.set_num_threads(int(threads))
     work = WORKS[case]
     if name.startswith("trl"):
         import_module("trl.trainer.sft_trainer")
