@@ -17,6 +17,23 @@ def peak_memory_bytes(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else peak * 1024  # kibibytes everywhere but there
 
 
+def measured_peaks(device: torch.device) -> dict[str, int]:
+    """Give this process's peaks: on a card allocated, reserved, and on the card; else resident.
+
+    What is on the card beside torch is counted as this process's context, on a shared card that of the others too.
+    """
+    if device.type != "cuda":
+        return {"resident_bytes": peak_memory_bytes(device)}
+    free, total = torch.cuda.mem_get_info(device)
+    reserved = torch.cuda.max_memory_reserved(device)
+    context = max(0, total - free - torch.cuda.memory_reserved(device))
+    return {
+        "allocated_bytes": peak_memory_bytes(device),
+        "reserved_bytes": int(reserved),
+        "on_card_bytes": int(reserved + context),
+    }
+
+
 def free_bytes(device: torch.device, processes: int) -> int:
     """Give what a process may use: what is free on its card, or its share of this machine's memory."""
     if device.type == "cuda":

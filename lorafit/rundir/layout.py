@@ -78,6 +78,11 @@ class RunFolder:
         """Every row accounted for: read, kept, dropped, cut, bad."""
         return self.reports / "data.json"
 
+    @property
+    def memory_report(self) -> Path:
+        """The peak of memory that was estimated, and the one that was measured."""
+        return self.reports / "memory.json"
+
     def is_run(self) -> bool:
         """Tell whether a run was begun here."""
         return self.state.is_file()

@@ -28,6 +28,7 @@ from lorafit.report.units import gibibytes, percent
 from lorafit.rundir.layout import RunFolder
 from lorafit.rundir.manifest import ACCOUNT, Manifest
 from lorafit.rundir.state import Run
+from lorafit.train.calibration import record_memory
 from lorafit.train.course import Course
 from lorafit.train.loop import Loop, does_not_fit
 from lorafit.train.optimizer import build_optimizer
@@ -67,6 +68,7 @@ def train(recipe: Recipe, folder: RunFolder, run: Run | None) -> dict[str, objec
             with reporting(loop.plan.total_steps, course.resume(), speaks=ranks.is_first) as reporter, closing(loop):
                 course.run(reporter)
             commit = publish(record, recipe, attached, tokenizer, data, base_hash(identity))
+            record_memory(record, sizes.expected, ranks.device)
             result = summary(record, course, commit, sizes)
             record.finish(course.position.step)
             return result

@@ -8,7 +8,7 @@ import torch
 
 from lorafit.errors import ModelError
 from lorafit.plan.memory import estimate, largest_micro_batch
-from lorafit.plan.question import BaseDtype, MemoryQuestion
+from lorafit.plan.question import BaseDtype, Estimate, MemoryQuestion
 from lorafit.plan.shapes import shape_from_config
 from lorafit.recipe.schema import Recipe
 from lorafit.recipe.sharding import why_whole
@@ -24,6 +24,7 @@ class Sizes:
     gradient_checkpointing: bool
     estimated_peak_bytes: int | None  # None for an architecture the memory model does not know
     sharded: bool = False  # the base is split over the processes
+    expected: Estimate | None = None  # all that the memory model says
 
 
 def choose_sizes(
@@ -51,7 +52,8 @@ def choose_sizes(
     if training.micro_batch_size == "auto":
         rows = largest_micro_batch(question, usable, training.global_batch_size, world_size)
         question = replace(question, micro_batch_size=rows)
-    return Sizes(question.micro_batch_size, question.checkpointing, estimate(question).peak_bytes, question.sharded)
+    found = estimate(question)
+    return Sizes(question.micro_batch_size, question.checkpointing, found.peak_bytes, question.sharded, found)
 
 
 def _is_asked_for(recipe: Recipe, world_size: int) -> bool:

@@ -62,6 +62,9 @@ def test_a_run_leaves_its_folder_and_an_adapter_that_plain_peft_loads(tiny_model
     assert [e["step"] for e in evaluations] == [0, 3, 6]
     assert evaluations[-1]["loss"] < evaluations[0]["loss"]
     assert folder.recipe.read_bytes() == loaded.text
+    memory = json.loads(folder.memory_report.read_text())
+    assert memory["estimated"]["peak_bytes"] == result["estimated_peak_bytes"]
+    assert memory["measured"]["resident_bytes"] >= result["peak_bytes"]
 
     ids = torch.arange(5, 25)[None]
     ours = load_run(folder.root).model
