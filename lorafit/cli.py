@@ -132,6 +132,7 @@ def estimate_vram(
     max_length: Annotated[int | None, typer.Option(min=8, help="Tokens of a row.")] = None,
     micro_batch_size: Annotated[int | None, typer.Option(min=1, help="Rows per forward pass.")] = None,
     gpus: Annotated[int, typer.Option(min=1, help="GPUs; bytes are given for each.")] = 1,
+    sharding: Annotated[str | None, typer.Option(help="Of the base over GPUs: auto, none or full.")] = None,
     gpu: Annotated[str | None, typer.Option(help="Card to fit on: 24GB, rtx-4090, h100, ...")] = None,
     tokens: Annotated[int | None, typer.Option(min=1, help="Tokens to train on, over all epochs.")] = None,
     price_per_hour: Annotated[float | None, typer.Option(min=0, help="Of one GPU, in any currency.")] = None,
@@ -164,6 +165,7 @@ def estimate_vram(
         tokens=tokens,
         price_per_hour=price_per_hour,
         classes=classes,
+        sharding=sharding,
     )
     if exact:
         quiet_libraries()

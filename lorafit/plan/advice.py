@@ -7,7 +7,7 @@ from lorafit.plan.memory import estimate
 from lorafit.plan.question import MemoryQuestion
 from lorafit.plan.targets import part_of
 from lorafit.recipe.adapters import Dora, Full, Lora
-from lorafit.recipe.quantization import Bits4, Nf4, Unquantized
+from lorafit.recipe.quantization import Bits4, Int8, Nf4, Unquantized
 
 LEAST_SAVED_BYTES = 2**20
 LONGEST_ROW = 2**22  # no recipe asks for more tokens in a row
@@ -73,9 +73,16 @@ def _pass_changes(question: MemoryQuestion) -> Iterator[tuple[str, MemoryQuestio
     if question.micro_batch_size > 1:
         change = replace(question, micro_batch_size=1, accumulation=True)
         yield "training.micro_batch_size: 1 (the same result)", change
+    if question.gpus > 1 and not question.sharded and _splits(question):
+        yield "training.sharding: full", replace(question, sharded=True)
     if question.max_length >= 512:
         half = question.max_length // 2
         yield f"data.max_length: {half}", replace(question, max_length=half)
+
+
+def _splits(question: MemoryQuestion) -> bool:
+    """Tell whether the base may be split over processes."""
+    return isinstance(question.adapter, Lora) and not isinstance(question.quantization, Int8)
 
 
 def _base_changes(question: MemoryQuestion) -> Iterator[tuple[str, MemoryQuestion]]:

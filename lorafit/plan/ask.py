@@ -16,6 +16,7 @@ from lorafit.recipe.adapters import Adapter, Dora, Full, Lora, TargetModules
 from lorafit.recipe.adapters.low_rank import LowRank
 from lorafit.recipe.quantization import Nf4, Quantization, Unquantized
 from lorafit.recipe.schema import DataSpec, ModelSpec, Recipe, Source, TrainingSpec
+from lorafit.recipe.sharding import why_whole
 from lorafit.recipe.spec import Spec
 from lorafit.recipe.suggest import nearest
 
@@ -48,6 +49,7 @@ def with_options(
     target_modules: str | None,
     max_length: int | None,
     micro_batch_size: int | None,
+    sharding: str | None = None,
 ) -> Recipe:
     """Put the options of the command line in place of the recipe's own settings. Raises RecipeError."""
     adapter, quantization = _method(method, recipe.adapter, recipe.quantization)
@@ -58,7 +60,8 @@ def with_options(
         changes["target_modules"] = _targets(target_modules)
     if changes and isinstance(adapter, Full):
         raise RecipeError("full fine-tuning has no rank and no target modules", fix="leave them out", code="E2-USAGE")
-    sizes = {"micro_batch_size": micro_batch_size} if micro_batch_size is not None else {}
+    options = {"micro_batch_size": micro_batch_size, "sharding": sharding}
+    sizes = {name: value for name, value in options.items() if value is not None}
     return recipe.model_copy(
         update={
             "adapter": _changed(adapter, changes),
@@ -131,6 +134,7 @@ def ask(
         stack=stack,
         classes=classes,
     )
+    question = replace(question, sharded=_sharded(recipe, question, card))
     if card is None:
         return question
     if training.gradient_checkpointing == "auto":
@@ -141,6 +145,14 @@ def ask(
         per_process = -(-training.global_batch_size // gpus)
         question = replace(question, micro_batch_size=most, accumulation=most < per_process)
     return question
+
+
+def _sharded(recipe: Recipe, question: MemoryQuestion, card: Card | None) -> bool:
+    """Resolve `auto` as the run does: split only what does not fit whole; nothing to split it with, no split."""
+    wanted = recipe.training.sharding
+    if question.gpus == 1 or wanted == "none" or why_whole(recipe) is not None:
+        return False
+    return wanted == "full" or (card is not None and estimate(question).on_card_bytes > card.capacity_bytes)
 
 
 def _dtype(recipe: Recipe, card: Card | None) -> BaseDtype:

@@ -11,6 +11,7 @@ from itertools import accumulate
 from lorafit.plan import holdings
 from lorafit.plan.passes import Load, Passes, head_backward, head_forward, play_passes
 from lorafit.plan.question import Component, Estimate, MemoryQuestion
+from lorafit.plan.shards import HEAD_ON_ARRIVAL, gathered_head, gathered_layers, split
 from lorafit.recipe.optimizers import OPTIMIZERS
 from lorafit.recipe.quantization import Unquantized
 
@@ -38,7 +39,7 @@ def estimate(question: MemoryQuestion) -> Estimate:
     """
     tensors = holdings.trained_tensors(question)
     trained = sum(values * count for values, count in tensors.items())
-    weights = holdings.weights(question)
+    weights = split(question, holdings.weights(question))
     states, paged = holdings.optimizer_states(question, tensors)
     held = [*weights, *holdings.adapters(question, trained), *states, _workspace()]
     moments = {"loading": _loading(question, weights)} | _moments(question, held, trained)
@@ -81,11 +82,14 @@ def _moments(question: MemoryQuestion, held: list[Component], trained: int) -> d
     kept = _kept(question, played.waiting(len(played.layers)), len(played.layers))
     in_loss, after_loss = head_forward(question, played.stream_bytes), head_backward(question, played.stream_bytes)
     moments = {
-        "loss, forward": [*held, *before, kept, *_copies(question, trained), in_loss],
-        "loss, backward": [*held, *before, kept, after_loss],
-        "backward of a layer": [*held, *_worst_layer(question, played, trained)],
+        "loss, forward": [*held, *before, kept, *_copies(question, trained), in_loss, *gathered_head(question)],
+        "loss, backward": [*held, *before, kept, after_loss, *gathered_head(question)],
+        "backward of a layer": [*held, *_worst_layer(question, played, trained), *gathered_layers(question)],
         "optimizer step": [*held, holdings.gradients(question, trained), *_update(question, trained)],
     }
+    if question.sharded and not question.stack:
+        arriving = gathered_head(question, HEAD_ON_ARRIVAL)
+        moments["gathering the head"] = [*held, *before, kept, *_copies(question, trained), *arriving]
     if question.is_full and not question.classes:
         moments["backward of the head"] = [*held, *before, kept, *_head_gradient(question)]
     if question.flat_trained:

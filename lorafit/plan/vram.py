@@ -126,6 +126,7 @@ def answer(
     tokens: int | None = None,
     price_per_hour: float | None = None,
     classes: int = 0,
+    sharding: str | None = None,
 ) -> Answer:
     """Estimate for a recipe, or for a model's name; options take the place of the recipe's settings.
 
@@ -146,6 +147,7 @@ def answer(
         target_modules=target_modules,
         max_length=max_length,
         micro_batch_size=micro_batch_size,
+        sharding=sharding,
     )
     name = model or base.model.path
     found = find_shape(name, None if model else base.model.revision)
@@ -215,5 +217,9 @@ def _assumptions(recipe: Recipe, question: MemoryQuestion, card: Card | None) ->
     if question.stack:
         said += _assumed_of(question, question.stack)
     if question.gpus > 1:
-        said.append(f"each of {question.gpus} GPUs holds the whole model; gradients are added up between them")
+        holds = "a part of the base, and gathers a layer while it is used" if question.sharded else "the whole model"
+        said.append(
+            f"each of {question.gpus} GPUs holds {holds}; gradients are added up between them, and NCCL's own buffers "
+            "(some hundred MiB) come on top"
+        )
     return [*said, *question.shape.notes]

@@ -1,0 +1,62 @@
+"""What a process holds of a base that is split over several (FSDP2): its part of every layer, and what it gathers.
+
+Scales of 4-bit weights are no parameters and stay whole, as does a table that embedding and head share.
+"""
+
+from dataclasses import replace
+
+from lorafit.plan.layers import Layer
+from lorafit.plan.question import Component, MemoryQuestion
+from lorafit.recipe.quantization import Bits4
+
+# the layer at work, the next one fetched beside it, and the flat buffer that it arrives in
+GATHERED_LAYERS = 3
+GATHERED_BY_TRANSFORMERS = 2  # FSDP1 gathers into the flat weight itself
+HEAD_ON_ARRIVAL = 2  # the head, and the buffer that it arrives in
+
+
+def split(question: MemoryQuestion, weights: list[Component]) -> list[Component]:
+    """Keep this process's part of each component of the weights."""
+    if not question.sharded:
+        return weights
+    return [_part(question, part) for part in weights]
+
+
+def _part(question: MemoryQuestion, part: Component) -> Component:
+    if "embedding" in part.name and question.shape.tied:
+        return part
+    whole = 0
+    if part.name.startswith("linear") and isinstance(question.quantization, Bits4):
+        whole = part.bytes - question.shape.linear_parameters // 2
+    size = whole + -(-(part.bytes - whole) // question.gpus)
+    kept = ", scales whole" if whole else ""
+    return replace(part, bytes=size, formula=f"({part.formula}) / {question.gpus}{kept}")
+
+
+def gathered_layers(question: MemoryQuestion) -> list[Component]:
+    """Layers that are whole while they are used; under transformers (FSDP1) what is in no layer stays whole too."""
+    if not question.sharded:
+        return []
+    count = GATHERED_BY_TRANSFORMERS if question.stack else GATHERED_LAYERS
+    largest = max(_layer_bytes(question, layer) for layer in set(question.shape.layers))
+    layers = Component("layers gathered from all processes", count * largest, f"{count} x {largest:,} bytes of a layer")
+    return [layers, *(gathered_head(question) if question.stack else [])]
+
+
+def gathered_head(question: MemoryQuestion, copies: int = 1) -> list[Component]:
+    """The head is whole while the loss is computed; FSDP1 gathers the embedding with it."""
+    if not question.sharded or question.shape.tied or question.classes:
+        return []
+    shape, size = question.shape, question.embedding_bytes
+    values = shape.vocab_size * shape.hidden_size
+    count = question.vocabulary_matrices if question.stack else copies
+    return [
+        Component("head gathered from all processes", count * values * size, f"{count} x {values:,} x {size} bytes")
+    ]
+
+
+def _layer_bytes(question: MemoryQuestion, layer: Layer) -> int:
+    values = sum(linear.weights for linear in layer.linears)
+    linears = values // 2 if isinstance(question.quantization, Bits4) else values * question.weight_bytes
+    rest = layer.expert_parameters * question.embedding_bytes + layer.other_parameters * question.norm_bytes
+    return linears + rest
