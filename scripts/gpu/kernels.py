@@ -3,14 +3,13 @@
 import statistics
 import time
 from collections.abc import Callable
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
+from lorafit.model.fast_linear import take_fast_linears
 from lorafit.model.head_loss import head_loss
 
 REPEATS = 5
@@ -114,7 +113,7 @@ def _adapted(inner: int, outer: int, device: torch.device, dtype: torch.dtype, *
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-    if fast and find_spec("lorafit.model.fast_linear"):
-        import_module("lorafit.model.fast_linear").take_fast_linears(model)
+    if fast:
+        take_fast_linears(model)
     module: nn.Module = model.train()
     return module
