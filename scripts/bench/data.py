@@ -124,18 +124,18 @@ def _own(options: argparse.Namespace, *, fresh: bool) -> dict[str, Any]:
     import shutil
 
     import numpy as np
-    from transformers import AutoTokenizer
 
     from lorafit.data.batch import flat_batch
     from lorafit.data.cache import Cache
     from lorafit.data.prepare import prepare
+    from lorafit.model.tokenizer import load_tokenizer
     from lorafit.recipe.schema import Recipe
 
     if fresh:
         shutil.rmtree(options.cache, ignore_errors=True)
     data = {"train": options.data, "max_length": MAX_LENGTH, "on_overlong": "truncate"}
     recipe = Recipe.model_validate({"version": 1, "model": {"path": "none"}, "data": data})
-    tokenizer = AutoTokenizer.from_pretrained(options.tokenizer)
+    tokenizer = load_tokenizer(Path(options.tokenizer))
 
     def work() -> dict[str, Any]:
         prepared = prepare(recipe, tokenizer, Cache(Path(options.cache), 2**40))
