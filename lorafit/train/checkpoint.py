@@ -46,21 +46,34 @@ def write_checkpoint(
     (folder / STATE).write_text(json.dumps(asdict(position), indent=1) + "\n", encoding="utf-8")
 
 
-def read_checkpoint(folder: Path, trained: Trained, optimizer: torch.optim.Optimizer) -> Position:
-    """Put a verified checkpoint back, bit for bit. ResumeRefused when it is of another shape."""
-    restore_weights(folder, trained.named)
-    restore_optimizer(optimizer, trained, load_file(folder / OPTIMIZER))
-    return Position(**json.loads((folder / STATE).read_text(encoding="utf-8")))
+@dataclass(frozen=True)
+class Saved:
+    """What was read of a checkpoint, on the host."""
+
+    weights: Mapping[str, torch.Tensor]
+    moments: Mapping[str, torch.Tensor]
+    position: Position
 
 
-def restore_weights(folder: Path, parameters: Mapping[str, nn.Parameter]) -> None:
-    """Put the trained weights of a checkpoint back."""
-    saved = load_file(folder / WEIGHTS)
+def read_checkpoint(folder: Path) -> Saved:
+    """Read the files of a verified checkpoint."""
+    position = Position(**json.loads((folder / STATE).read_text(encoding="utf-8")))
+    return Saved(load_file(folder / WEIGHTS), load_file(folder / OPTIMIZER), position)
+
+
+def restore(saved: Saved, trained: Trained, optimizer: torch.optim.Optimizer) -> Position:
+    """Put a checkpoint back, bit for bit. ResumeRefused when it is of another shape."""
+    restore_weights(saved.weights, trained.named)
+    restore_optimizer(optimizer, trained, saved.moments)
+    return saved.position
+
+
+def restore_weights(saved: Mapping[str, torch.Tensor], parameters: Mapping[str, nn.Parameter]) -> None:
+    """Put the trained weights of a checkpoint back. ResumeRefused when they are others."""
     same = saved.keys() == parameters.keys() and all(saved[n].shape == p.shape for n, p in parameters.items())
     if not same:
         raise ResumeRefused(
             "the checkpoint holds other weights than the recipe trains",
-            where=str(folder),
             fix="start anew with --fresh",
             code="E10-WEIGHTS",
         )

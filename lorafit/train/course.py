@@ -12,7 +12,7 @@ from lorafit.errors import NumericalError, Stopped
 from lorafit.report.progress import Reporter
 from lorafit.rundir.step import StepRecord
 from lorafit.rundir.store import verify_folder
-from lorafit.train.checkpoint import Position, read_checkpoint, restore_weights, write_checkpoint
+from lorafit.train.checkpoint import Position, Saved, read_checkpoint, restore, restore_weights, write_checkpoint
 from lorafit.train.evaluation import validation_loss
 from lorafit.train.loop import Loop
 from lorafit.train.record import Record
@@ -40,8 +40,7 @@ class Course:
         """Go back to the newest valid checkpoint, if there is one; give its step."""
         step = self._checkpoint_step()
         if step:
-            folder = self.record.folder.checkpoint(step)
-            self.position = read_checkpoint(folder, self.loop.trained, self.loop.optimizer)
+            self.position = restore(self._saved(step), self.loop.trained, self.loop.optimizer)
             self.record.say(f"resuming after step {step}")
             self.record.event("resume", {"step": step})
             self.saved_step = step
@@ -54,6 +53,16 @@ class Course:
         """Let the first process look, and tell the others."""
         found = torch.tensor(self.record.resume_step(), device=self.loop.ranks.device)
         return int(self.loop.ranks.sum(found))
+
+    def _saved(self, step: int) -> Saved:
+        """Read a checkpoint where the run folder is, and give it to all. Raises, in all, when it is damaged."""
+        folder = self.record.folder.checkpoint(step)
+
+        def read() -> Saved:
+            verify_folder(folder)
+            return read_checkpoint(folder)
+
+        return self.loop.ranks.from_first(read)
 
     def run(self, reporter: Reporter) -> None:
         """Take every step that is left. Raises Stopped, NumericalError, OutOfMemory."""
@@ -153,9 +162,7 @@ class Course:
         """With early stopping, the result is the best evaluated step and not the last."""
         best = self.position.best_step
         if self.training.early_stopping and best and best != self.position.step:
-            folder = self.record.folder.checkpoint(best)
-            verify_folder(folder)
-            restore_weights(folder, self.loop.parameters)
+            restore_weights(self._saved(best).weights, self.loop.parameters)
             self.position.validation_loss = self.position.best_loss
             reporter.note(f"keeping step {best}, the best (validation loss {self.position.best_loss:.4f})")
 

@@ -1,19 +1,21 @@
 """Start several processes of the same command on this machine, and answer with the run's own exit code."""
 
 import ctypes
+import math
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
 from lorafit.errors import MachineError, RankLost
+from lorafit.report.progress import say
 
-GRACE_SECONDS = 30.0  # for the others to end by themselves once one has ended badly
+GRACE_SECONDS = 10.0  # for the others to end by themselves once one has ended badly; a save cut off costs no run
 POLL_SECONDS = 0.1
 PR_SET_PDEATHSIG = 1
 
@@ -31,7 +33,7 @@ def is_first_process() -> bool:
 
 
 def launch(arguments: Sequence[str], count: int) -> int:
-    """Run `lorafit ARGUMENTS` in `count` processes; give the exit code of the first.
+    """Run `lorafit ARGUMENTS` in `count` processes; give the exit code of the first that failed, or 0.
 
     Cards are used where there are any (NCCL), else the CPU (gloo), its cores shared out evenly. A signal is
     passed on to all. Raises MachineError without enough cards, RankLost when a process dies.
@@ -45,12 +47,24 @@ def launch(arguments: Sequence[str], count: int) -> int:
     port = _free_port()
     ranks = [_start(command, rank, count, port) for rank in range(count)]
     with _passing_on_signals(ranks):
-        while all(process.poll() is None for process in ranks):
-            time.sleep(POLL_SECONDS)
-        if any(process.poll() for process in ranks):
-            _end(ranks)
-        codes = [process.wait() for process in ranks]
-    return _verdict(codes)
+        return _verdict(_codes(ranks))
+
+
+def _codes(ranks: Sequence[Process]) -> dict[int, int]:
+    """Wait for all; give the exit code of each that ended by itself, in the order in which they ended."""
+    codes: dict[int, int] = {}
+    deadline = math.inf
+    while len(codes) < len(ranks):
+        if time.monotonic() > deadline:
+            _kill(ranks)
+            return codes
+        for rank, process in enumerate(ranks):
+            if rank not in codes and process.poll() is not None:
+                codes[rank] = process.returncode
+        if any(codes.values()):
+            deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
+        time.sleep(POLL_SECONDS)
+    return codes
 
 
 def _start(command: list[str], rank: int, count: int, port: int) -> Process:
@@ -83,7 +97,7 @@ def _free_port() -> int:
 
 @contextmanager
 def _passing_on_signals(ranks: Sequence[Process]) -> Iterator[None]:
-    """Hand SIGTERM and SIGUSR1 to every process. SIGINT from a terminal reaches them by itself."""
+    """Hand SIGTERM and SIGUSR1 to every process. A terminal's SIGINT and SIGHUP reach them by themselves."""
 
     def pass_on(number: int, frame: FrameType | None) -> None:
         for process in ranks:
@@ -93,6 +107,7 @@ def _passing_on_signals(ranks: Sequence[Process]) -> Iterator[None]:
         """They save and end; this process stays to give their exit code."""
 
     handlers = {signal.SIGTERM: pass_on, signal.SIGUSR1: pass_on, signal.SIGINT: wait_for_them}
+    handlers[signal.SIGHUP] = wait_for_them
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
@@ -101,22 +116,22 @@ def _passing_on_signals(ranks: Sequence[Process]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _end(ranks: Sequence[Process]) -> None:
-    """Let the others end, for a while; they may wait for one that is gone."""
-    deadline = time.monotonic() + GRACE_SECONDS
-    while time.monotonic() < deadline and any(process.poll() is None for process in ranks):
-        time.sleep(POLL_SECONDS)
+def _kill(ranks: Sequence[Process]) -> None:
+    """End the processes that wait for one that is gone."""
     for process in ranks:
         process.kill()
+        process.wait()
 
 
-def _verdict(codes: Sequence[int]) -> int:
-    """Give the first process's code; RankLost when one was killed."""
-    killed = [rank for rank, code in enumerate(codes) if code < 0]
-    if killed:
-        raise RankLost(
-            f"process {killed[0]} of {len(codes)} was killed by signal {-codes[killed[0]]}",
-            fix="go on with --resume",
-            code="E11-RANK",
-        )
-    return codes[0] or max(codes)
+def _verdict(codes: Mapping[int, int]) -> int:
+    """Give the code that says why: that of the first process to fail by itself; RankLost when one was killed."""
+    killed = next((rank for rank, code in codes.items() if code < 0), None)
+    if killed is not None:
+        what = f"process {killed} was killed by signal {-codes[killed]}"
+        lost = RankLost(what, fix="go on with --resume", code="E11-RANK")
+        if codes.get(0, -1) < 0:
+            raise lost
+        say(str(lost))  # the first has given its own error to whoever reads --json
+        return lost.exit_code
+    failed = [code for code in codes.values() if code]
+    return next((code for code in failed if code != RankLost.exit_code), max(failed, default=0))

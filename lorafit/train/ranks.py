@@ -1,15 +1,34 @@
 """The processes of a run: who am I, how we add up, and who hears about it."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
 from torch import nn
 
-from lorafit.errors import MachineError, RankLost, first_line
+from lorafit.errors import LorafitError, MachineError, RankLost, first_line
 from lorafit.plan.trackers import missing_trackers
+
+T = TypeVar("T")
+
+
+@contextmanager
+def noticing_losses() -> Iterator[None]:
+    """Turn what a collective says of another process's end into RankLost.
+
+    Collectives are everywhere: in a step, in the forward of a split base, beside a save. gloo has no error class.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.distributed.DistError) and "gloo" not in str(error):
+            raise
+        fix = "go on with --resume"
+        raise RankLost(f"another process is gone: {first_line(error)}", fix=fix, code="E11-RANK") from None
 
 
 class Ranks:
@@ -38,15 +57,26 @@ class Ranks:
         return self.rank == 0
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
-        """Add a tensor over all processes. RankLost when one of them is gone."""
+        """Add a tensor over all processes."""
         if self.count == 1:
             return values
-        try:
-            total: torch.Tensor = self.accelerator.reduce(values, "sum")
-        except RuntimeError as error:
-            fix = "go on with --resume"
-            raise RankLost(f"another process is gone: {first_line(error)}", fix=fix, code="E11-RANK") from None
+        total: torch.Tensor = self.accelerator.reduce(values, "sum")
         return total
+
+    def from_first(self, make: Callable[[], T]) -> T:
+        """Give what the first process makes to all, whatever files the others see. What stops it stops all."""
+        if self.count == 1:
+            return make()
+        box: list[T | LorafitError] = [LorafitError("nothing was told")]
+        if self.is_first:
+            try:
+                box = [make()]
+            except LorafitError as error:
+                box = [error]
+        torch.distributed.broadcast_object_list(box, src=0)
+        if isinstance(told := box[0], LorafitError):
+            raise told if self.is_first else type(told)("the first process could not go on, and says why")
+        return told
 
     def least(self, number: int) -> int:
         """Give the smallest of all processes' numbers, so that all decide alike."""

@@ -33,7 +33,7 @@ from lorafit.train.course import Course
 from lorafit.train.loop import Loop, does_not_fit
 from lorafit.train.optimizer import build_optimizer
 from lorafit.train.paths import way_of
-from lorafit.train.ranks import Ranks
+from lorafit.train.ranks import Ranks, noticing_losses
 from lorafit.train.record import Record
 from lorafit.train.result import publish, summary
 from lorafit.train.signals import listening
@@ -42,11 +42,16 @@ from lorafit.train.together import read_together
 
 
 def train(recipe: Recipe, folder: RunFolder, run: Run | None) -> dict[str, object]:
-    """Train as the recipe says; give the final state. `run` is None in all processes but the first."""
+    """Train as the recipe says; give the final state, of which a finished run has nothing to add.
+
+    `run` is None in all processes but the first, which alone needs the folder: others may be on another machine.
+    """
     ranks = Ranks(recipe.output.trackers, folder.root / "trackers")
     record = Record(folder, run)
     try:
-        with listening() as requests:
+        with listening() as requests, noticing_losses():
+            if ranks.from_first(lambda: run is not None and run.status == "finished"):
+                return {}
             model_folder, tokenizer, data = read_together(ranks, recipe)
             record.say(data_text(data))
             config, classes = read_config(model_folder / "config.json"), len(data.labels)
@@ -68,6 +73,8 @@ def train(recipe: Recipe, folder: RunFolder, run: Run | None) -> dict[str, objec
             with reporting(loop.plan.total_steps, course.resume(), speaks=ranks.is_first) as reporter, closing(loop):
                 course.run(reporter)
             commit = publish(record, recipe, attached, tokenizer, data, base_hash(identity))
+            if not ranks.is_first:
+                return {}
             record_memory(record, sizes.expected, ranks.device)
             result = summary(record, course, commit, sizes)
             record.finish(course.position.step)

@@ -10,15 +10,16 @@ from lorafit.recipe.resolved import canonical_json, recipe_hash
 from lorafit.report.progress import say
 from lorafit.rundir.layout import RunFolder
 from lorafit.rundir.result import read_result
-from lorafit.rundir.state import Mode, Run, open_run, read_state
-from lorafit.train.launch import is_first_process
+from lorafit.rundir.state import Mode, Run, open_run
+from lorafit.train.launch import inside_launcher, is_first_process
 
 
 def start(loaded: LoadedRecipe, root: Path, mode: Mode) -> dict[str, object]:
     """Train as the recipe says, in the folder `root`; give the final state of `train --json`."""
     with _claim(loaded, root, mode) as run:
         folder = RunFolder(root.resolve())
-        if mode == "resume" and folder.is_run() and read_state(folder).status == "finished":
+        finished = run is not None and run.status == "finished"
+        if finished and not inside_launcher():
             return _already_finished(folder)
         for note in run.notes if run else ():
             say(note)
@@ -26,7 +27,8 @@ def start(loaded: LoadedRecipe, root: Path, mode: Mode) -> dict[str, object]:
         expand_segments()
         from lorafit.train.run import train
 
-        return train(loaded.recipe, folder, run)
+        result = train(loaded.recipe, folder, run)
+        return _already_finished(folder) if finished else result
 
 
 def look_ahead(loaded: LoadedRecipe, world_size: int) -> dict[str, object]:
@@ -51,7 +53,5 @@ def _claim(loaded: LoadedRecipe, root: Path, mode: Mode) -> AbstractContextManag
 
 
 def _already_finished(folder: RunFolder) -> dict[str, object]:
-    """Every process comes here, as the state is there before any of them."""
-    if is_first_process():
-        say(f"{folder.root} is finished: nothing left to do (use --fresh to train anew)")
+    say(f"{folder.root} is finished: nothing left to do (use --fresh to train anew)")
     return read_result(folder)

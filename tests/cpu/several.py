@@ -3,11 +3,14 @@
 import multiprocessing
 import os
 import socket
+import sys
 from pathlib import Path
 
 from accelerate.state import AcceleratorState, PartialState
 
+from lorafit.errors import LorafitError
 from lorafit.recipe.load import LoadedRecipe
+from lorafit.report.progress import say
 from lorafit.rundir.state import Mode
 from lorafit.train.start import start
 
@@ -21,10 +24,11 @@ def free_port() -> int:
         return port
 
 
-def begin(loaded: LoadedRecipe, roots: list[Path], mode: Mode = "new") -> list[Process]:
+def begin(loaded: LoadedRecipe | list[LoadedRecipe], roots: list[Path], mode: Mode = "new") -> list[Process]:
     """Start a process for each root (one and the same, or each node's own)."""
     port, fork = free_port(), multiprocessing.get_context("fork")
-    processes = [fork.Process(target=_one, args=(loaded, roots, mode, rank, port)) for rank in range(len(roots))]
+    recipes = loaded if isinstance(loaded, list) else [loaded] * len(roots)
+    processes = [fork.Process(target=_one, args=(one, roots, mode, rank, port)) for rank, one in enumerate(recipes)]
     for process in processes:
         process.start()
     return processes
@@ -36,7 +40,11 @@ def _one(loaded: LoadedRecipe, roots: list[Path], mode: Mode, rank: int, port: i
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     AcceleratorState._reset_state(reset_partial_state=True)  # that of the process we came from
     assert not PartialState._shared_state
-    start(loaded, roots[rank], mode)
+    try:
+        start(loaded, roots[rank], mode)
+    except LorafitError as error:
+        say(str(error))
+        sys.exit(error.exit_code)
 
 
 def end(processes: list[Process]) -> list[int | None]:

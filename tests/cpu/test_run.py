@@ -148,16 +148,6 @@ def test_a_used_folder_is_refused_and_a_finished_run_has_nothing_left(tiny_model
         start(write_recipe(tmp_path, tiny_model, training__learning_rate=0.5), tmp_path / "run", "resume")
 
 
-def test_a_finished_run_ends_at_once_in_every_process(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    loaded = write_recipe(tmp_path, tiny_model)
-    first = start(loaded, tmp_path / "run", "new")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("RANK", "1")
-    assert start(loaded, tmp_path / "run", "resume") == first
-
-
 def flip_a_bit(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[-5] ^= 1
@@ -225,7 +215,7 @@ def test_a_date_in_the_template_is_that_of_the_run(
 
 
 def wait_for_steps(is_running: Callable[[], bool], metrics: Path, count: int) -> None:
-    for _ in range(6000):
+    for _ in range(20_000):
         if metrics.exists() and len(metrics.read_bytes().splitlines()) >= count:
             return
         assert is_running(), "the run ended before it could be cut off"
@@ -266,7 +256,7 @@ def test_a_lost_process_ends_the_run_with_11(tiny_model: Path, tmp_path: Path) -
     victim.kill()
     _, said = parent.communicate(timeout=60)
     assert parent.returncode == 11
-    assert b"process 1 of 2 was killed by signal 9" in said
+    assert b"process 1 was killed by signal 9" in said
     assert b"Traceback" not in said
 
 
