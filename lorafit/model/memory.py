@@ -6,6 +6,7 @@ import warnings
 
 import psutil
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 
@@ -41,9 +42,19 @@ def free_bytes(device: torch.device, processes: int) -> int:
     return int(psutil.virtual_memory().available) // processes
 
 
-def recompute_activations(model: PreTrainedModel) -> None:
-    """Keep only the input of each layer and compute the rest again in the backward pass."""
+def recompute_activations(model: PreTrainedModel, layers: int | None = None) -> None:
+    """Keep only the input of the first so many layers (None: of all), and compute the rest again in the backward."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # renamed in transformers 5.23; this name is in all of v5
         # reentrant recomputation gives no gradient where a layer's input is frozen
         model.gradient_checkpointing_enable({"use_reentrant": False})
+    if layers is not None:
+        for layer in decoder_layers(model)[layers:]:
+            layer.gradient_checkpointing = False  # type: ignore[assignment]
+
+
+def decoder_layers(model: nn.Module) -> list[nn.Module]:
+    """Find the stack of decoder layers: the list with the most values."""
+    stacks: list[nn.ModuleList] = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    sizes = [sum(p.numel() for p in stack.parameters()) for stack in stacks]
+    return list(stacks[sizes.index(max(sizes))])

@@ -17,6 +17,7 @@ from lorafit.model.adapt import base_of
 from lorafit.model.batch import DeviceBatch
 from lorafit.model.head_loss import take_as_plain
 from lorafit.model.loss import summed_loss
+from lorafit.model.memory import decoder_layers
 from lorafit.model.trace_build import build_fake
 from lorafit.model.trace_card import card_semantics
 from lorafit.model.trace_log import Peak, StorageLog
@@ -195,13 +196,6 @@ def _scales(state: Any) -> list[torch.Tensor]:
         return []
     own = [x for x in (state.absmax, state.code, state.offset) if x is not None]
     return own + _scales(state.state2)
-
-
-def decoder_layers(model: nn.Module) -> list[nn.Module]:
-    """Find the stack of decoder layers: the list with the most values."""
-    stacks: list[nn.ModuleList] = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    sizes = [sum(p.numel() for p in stack.parameters()) for stack in stacks]
-    return list(stacks[sizes.index(max(sizes))])
 
 
 def _batch(question: MemoryQuestion) -> DeviceBatch:

@@ -25,7 +25,7 @@ def exact(
     layers = len(question.shape.layers)
     depths = (layers,) if whole or layers <= SHALLOW[-1] or not _alike(question) else SHALLOW
     traces = [trace(question, config, depth, build_optimizer) for depth in depths]
-    found = [moments(each, depth) for each, depth in zip(traces, depths, strict=True)]
+    found = [moments(each, depth, question.recomputed) for each, depth in zip(traces, depths, strict=True)]
     deep = found[-1]
     if len(found) > 1:
         deep = {phase: moment.extended(found[0][phase], layers - depths[-1]) for phase, moment in deep.items()}
@@ -41,7 +41,9 @@ def exact(
 
 
 def _alike(question: MemoryQuestion) -> bool:
-    """Tell whether every layer has the same parts and the same adapters."""
+    """Tell whether every layer has the same parts and the same adapters, and is kept or recomputed as the others."""
+    if question.recomputed not in (0, len(question.shape.layers)):
+        return False
     if any(layer is not question.shape.layers[0] for layer in question.shape.layers):
         return False
     adapted: dict[str, set[str]] = {}
@@ -53,22 +55,27 @@ def _alike(question: MemoryQuestion) -> bool:
     )
 
 
-def moments(traced: Trace, depth: int) -> dict[str, Moment]:
+def moments(traced: Trace, depth: int, recomputed: int = 0) -> dict[str, Moment]:
     """Name each phase by where its layer stands, and sum up equal tensors."""
     named: dict[str, Moment] = {}
     for phase, peak in traced.peaks.items():
-        for name in _names(phase, depth):
+        for name in _names(phase, depth, recomputed):
             named[name] = _moment(peak, traced.owners)
     return named
 
 
-def _names(phase: str, depth: int) -> list[str]:
-    """Layers between the second and the last but one hold no more than those two: they lie between them."""
+def _names(phase: str, depth: int, recomputed: int) -> list[str]:
+    """Layers between the second and the last but one hold no more than those two: they lie between them.
+
+    Where only the first so many layers are recomputed, the last of those is a peak of its own.
+    """
     found = _LAYER.search(phase)
     if not found:
         return [phase]
     index, what = int(found[1]), phase[: found.start()]
     places = [_FIRST.get(index), _LAST.get(depth - index)]
+    if index == recomputed - 1 < depth - 1:
+        places.append("last recomputed layer")
     return [f"{what} of the {place}" for place in places if place]
 
 

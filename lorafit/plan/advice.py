@@ -68,8 +68,9 @@ def _changes(question: MemoryQuestion) -> Iterator[tuple[str, MemoryQuestion]]:
 
 
 def _pass_changes(question: MemoryQuestion) -> Iterator[tuple[str, MemoryQuestion]]:
-    if not question.checkpointing:
-        yield "training.gradient_checkpointing: full", replace(question, checkpointing=True)
+    if question.recomputed < len(question.shape.layers):
+        everything = replace(question, checkpointing=True, recomputed_layers=None)
+        yield "training.gradient_checkpointing: full", everything
     if question.micro_batch_size > 1:
         change = replace(question, micro_batch_size=1, accumulation=True)
         yield "training.micro_batch_size: 1 (the same result)", change

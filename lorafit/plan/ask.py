@@ -11,6 +11,7 @@ from lorafit.plan.cards import Card
 from lorafit.plan.layers import ModelShape
 from lorafit.plan.memory import estimate, largest_micro_batch
 from lorafit.plan.question import BaseDtype, MemoryQuestion
+from lorafit.plan.recompute import with_least_recomputation
 from lorafit.plan.stack import Stack
 from lorafit.recipe.adapters import Adapter, Dora, Full, Lora, TargetModules
 from lorafit.recipe.adapters.low_rank import LowRank
@@ -138,8 +139,8 @@ def ask(
     if card is None:
         return question
     if training.gradient_checkpointing == "auto":
-        kept = replace(question, checkpointing=False)
-        question = kept if estimate(kept).on_card_bytes <= card.capacity_bytes else question
+        capacity = card.capacity_bytes
+        question = with_least_recomputation(question, lambda asked: estimate(asked).on_card_bytes <= capacity)
     if size == "auto":
         most = largest_micro_batch(question, card.capacity_bytes, training.global_batch_size, gpus)
         per_process = -(-training.global_batch_size // gpus)

@@ -82,14 +82,14 @@ def _moments(question: MemoryQuestion, held: list[Component], trained: int) -> d
     kept = _kept(question, played.waiting(len(played.layers)), len(played.layers))
     in_loss, after_loss = head_forward(question, played.stream_bytes), head_backward(question, played.stream_bytes)
     moments = {
-        "loss, forward": [*held, *before, kept, *_copies(question, trained), in_loss, *gathered_head(question)],
+        "loss, forward": [*held, *before, kept, *_copies(question, played), in_loss, *gathered_head(question)],
         "loss, backward": [*held, *before, kept, after_loss, *gathered_head(question)],
         "backward of a layer": [*held, *_worst_layer(question, played, trained), *gathered_layers(question)],
         "optimizer step": [*held, holdings.gradients(question, trained), *_update(question, trained)],
     }
     if question.sharded and not question.stack:
         arriving = gathered_head(question, HEAD_ON_ARRIVAL)
-        moments["gathering the head"] = [*held, *before, kept, *_copies(question, trained), *arriving]
+        moments["gathering the head"] = [*held, *before, kept, *_copies(question, played), *arriving]
     if question.is_full and not question.classes:
         moments["backward of the head"] = [*held, *before, kept, *_head_gradient(question)]
     if question.flat_trained:
@@ -109,7 +109,7 @@ def _worst_layer(question: MemoryQuestion, played: Passes, trained: int) -> list
     alive = [before[i] + working[id(layer)] + gradients[i] for i, layer in enumerate(played.layers)]
     worst = alive.index(max(alive))
     at_work = played.layers[worst].working
-    name = "recomputed and in its backward" if question.checkpointing else "in its backward"
+    name = "recomputed and in its backward" if worst < question.recomputed else "in its backward"
     return [
         Component(
             "gradients",
@@ -136,18 +136,20 @@ def _gradients_by_layer(question: MemoryQuestion, played: Passes, trained: int) 
 
 
 def _kept(question: MemoryQuestion, waiting: Load, layers: int) -> Component:
-    name = "checkpoints" if question.checkpointing else "activations kept"
-    return Component(f"{name} of {layers} layers", waiting.total(question.tokens), waiting.formula(question.tokens))
+    again = min(layers, question.recomputed)
+    parts = [("checkpoints", again), ("activations kept", layers - again)]
+    name = " and ".join(f"{what} of {count} layers" for what, count in parts if count) or "activations of 0 layers"
+    return Component(name, waiting.total(question.tokens), waiting.formula(question.tokens))
 
 
-def _copies(question: MemoryQuestion, trained: int) -> list[Component]:
+def _copies(question: MemoryQuestion, played: Passes) -> list[Component]:
     """Autocast's 16-bit copies of trained weights, cached through the forward; without checkpoints layers keep them."""
     if not question.copies_weights:
         return []
     head = question.shape.vocab_size * question.shape.hidden_size if question.is_full and not question.classes else 0
-    layers = 0
-    if question.checkpointing:
-        layers = question.shape.linear_parameters if question.is_full else trained
+    layers = sum(layer.trained for layer in played.layers[: question.recomputed])
+    if question.is_full:
+        layers = question.shape.linear_parameters * question.recomputed // len(played.layers)
     return [Component("16-bit copies of trained weights", 2 * (layers + head), f"{layers + head:,} x 2 bytes")]
 
 

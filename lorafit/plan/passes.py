@@ -71,30 +71,29 @@ class Passes:
 def play_passes(question: MemoryQuestion) -> Passes:
     """Play every distinct layer once."""
     targets = {linear.name for linear in question.targets}
-    played: dict[tuple[int, frozenset[str], int, bool], tuple[LayerLoad, int]] = {}
+    played: dict[tuple[int, frozenset[str], int, bool, bool], tuple[LayerLoad, int]] = {}
     loads, stream = [], question.embedding_bytes
     for index, layer in enumerate(question.shape.layers):
         prefix = f"{question.shape.prefix}.{index}."
         adapted = frozenset(linear.name for linear in layer.linears if prefix + linear.name in targets)
         # nothing below the first layer is trained; for recomputation transformers has its input want a gradient too
         first = index == 0 and (not question.checkpointing or question.shape.scaled_embeddings)
-        key = (id(layer), adapted, stream, first)
+        again = index < question.recomputed
+        key = (id(layer), adapted, stream, first, again)
         if key not in played:
-            played[key] = _play(question, layer, adapted, stream, first=first)
+            played[key] = _play(question, layer, adapted, stream, first=first, again=again)
         load, stream = played[key]
         loads.append(load)
     return Passes(loads, stream)
 
 
 def _play(
-    question: MemoryQuestion, layer: Layer, adapted: frozenset[str], stream: int, *, first: bool
+    question: MemoryQuestion, layer: Layer, adapted: frozenset[str], stream: int, *, first: bool, again: bool
 ) -> tuple[LayerLoad, int]:
     width_of = widths(question.shape, layer, question.rank, question.max_length)
     tape = Tape(width_of, question.tokens)
-    memory = play_layer(
-        layer, tape, _setting(question), adapted, input_bytes=stream, lowest=first and not question.checkpointing
-    )
-    if question.checkpointing:
+    memory = play_layer(layer, tape, _setting(question), adapted, input_bytes=stream, lowest=first and not again)
+    if again:
         inputs = 2 if first else 1  # an embedding that is scaled stays beside what it was scaled to
         waiting = _load(Form({"hidden": inputs * stream}), width_of) + _load(memory.pinned, width_of)
     else:

@@ -18,7 +18,8 @@ class Plan:
     warmup_steps: int
     micro_batch_size: int
     world_size: int
-    gradient_checkpointing: bool
+    gradient_checkpointing: bool  # of any layer
+    recomputed_layers: int | None  # how many, from the first on; None: all of them, as many as there may be
 
     @property
     def micro_batches(self) -> int:
@@ -31,7 +32,7 @@ class Plan:
 
 
 def make_plan(
-    training: TrainingSpec, packs: int, world_size: int, micro_batch_size: int, gradient_checkpointing: bool
+    training: TrainingSpec, packs: int, world_size: int, micro_batch_size: int, recomputed_layers: int | None
 ) -> Plan:
     """Resolve the length of the run. The last step may be smaller; no pack is seen less than the others."""
     batch = training.global_batch_size
@@ -45,5 +46,6 @@ def make_plan(
         warmup_steps=warmup_steps(training, steps),
         micro_batch_size=micro_batch_size,
         world_size=world_size,
-        gradient_checkpointing=gradient_checkpointing,
+        gradient_checkpointing=recomputed_layers != 0,
+        recomputed_layers=recomputed_layers,
     )

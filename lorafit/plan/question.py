@@ -26,6 +26,7 @@ class MemoryQuestion:
     max_length: int = 2048
     micro_batch_size: int = 1
     checkpointing: bool = True
+    recomputed_layers: int | None = None  # so many of the first ones; None: all of them, where there is checkpointing
     accumulation: bool = True  # several micro-batches per step: gradients live during the next forward
     gpus: int = 1
     sharded: bool = False  # the frozen base is split over them, a layer gathered while it is used
@@ -89,6 +90,12 @@ class MemoryQuestion:
     def is_full(self) -> bool:
         """Every weight is trained."""
         return isinstance(self.adapter, Full)
+
+    @property
+    def recomputed(self) -> int:
+        """Layers, from the first on, that keep their input and compute the rest again."""
+        layers = len(self.shape.layers)
+        return 0 if not self.checkpointing else min(layers, self.recomputed_layers or layers)
 
     @property
     def flat_trained(self) -> bool:

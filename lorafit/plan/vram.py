@@ -10,6 +10,7 @@ from lorafit.plan.cards import Card, find_card
 from lorafit.plan.find_shape import find_shape
 from lorafit.plan.memory import estimate
 from lorafit.plan.question import Estimate, MemoryQuestion
+from lorafit.plan.recompute import in_words
 from lorafit.plan.shapes import NamedShape
 from lorafit.plan.stack import Stack, find_stack
 from lorafit.plan.work import Work, work
@@ -82,6 +83,7 @@ class Answer:
             "reserved_bytes": found.reserved_bytes,
             "context_bytes": found.context_bytes,
             "phases": found.phases,
+            "recomputed_layers": self.question.recomputed,
             "assumptions": self.assumptions,
             "engine": self.question.stack.name if self.question.stack else "lorafit",
             "alternatives": self.model.alternatives,
@@ -209,8 +211,11 @@ def _assumptions(recipe: Recipe, question: MemoryQuestion, card: Card | None) ->
         reason = "a card that computes in it" if card is None or card.bfloat16 else f"{card.name} has no bfloat16"
         said.append(f"base weights in {question.dtype}: {reason}")
     if recipe.training.gradient_checkpointing == "auto":
-        choice = "recomputes every layer" if question.checkpointing else "keeps activations, since they fit"
-        said.append(f"gradient_checkpointing auto {choice}")
+        choice = in_words(question.recomputed, len(question.shape.layers))
+        why = (
+            ", the fewest that fit" if question.recomputed_layers else "" if question.recomputed else ", since they fit"
+        )
+        said.append(f"gradient_checkpointing auto: {choice}{why}")
     if recipe.training.micro_batch_size == "auto":
         because = "the most that fit" if card else "name a card with --gpu for the most that fit"
         said.append(f"micro_batch_size auto is {question.micro_batch_size}: {because}")

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from lorafit.plan.cards import cards_that_hold
+from lorafit.plan.recompute import in_words
 from lorafit.recipe.adapters import Full
 from lorafit.recipe.quantization import Bits4, Unquantized
 
@@ -72,7 +73,7 @@ def _setting(question: "MemoryQuestion") -> str:
         where = targets if isinstance(targets, str) else f"{len(question.targets)} layers"
         adapter = f"rank {question.rank} on {where}, base in {base}"
     rows = "1 row" if question.micro_batch_size == 1 else f"{question.micro_batch_size} rows"
-    recompute = "every layer recomputed" if question.checkpointing else "activations kept"
+    recompute = in_words(question.recomputed, len(question.shape.layers))
     engine = f" by {question.stack.name}" if question.stack else ""
     cards = "" if question.gpus == 1 else f", on each of {question.gpus} GPUs"
     return (

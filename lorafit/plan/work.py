@@ -86,7 +86,7 @@ def work(question: MemoryQuestion, card: Card | None, tokens: int | None, price_
             fix="add --gpu and --tokens",
             code="E2-USAGE",
         )
-    again = _recomputed(question) if question.checkpointing else 0
+    again = _recomputed(question) * question.recomputed // len(question.shape.layers)
     return Work(_flops(question) + again, again, card, question.gpus, tokens, price_per_hour)
 
 

@@ -16,6 +16,7 @@ from lorafit.train.optimizer import optimizer_tensors, restore_optimizer
 WEIGHTS = "adapter.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 STATE = "state.json"
+UNKNOWN = -1  # in checkpoints of before it was noted
 
 
 @dataclass
@@ -24,6 +25,7 @@ class Position:
 
     step: int = 0  # updates made
     micro_batch_size: int = 0  # what `auto`, or memory running out, has made of it; dropout is drawn by it
+    recomputed_layers: int | None = UNKNOWN  # what `auto` has made of it; None: all, as many as there may be
     validation_loss: float | None = None  # the last
     best_loss: float | None = None
     best_step: int | None = None

@@ -12,7 +12,15 @@ from lorafit.errors import NumericalError, Stopped
 from lorafit.report.progress import Reporter
 from lorafit.rundir.step import StepRecord
 from lorafit.rundir.store import verify_folder
-from lorafit.train.checkpoint import Position, Saved, read_checkpoint, restore, restore_weights, write_checkpoint
+from lorafit.train.checkpoint import (
+    UNKNOWN,
+    Position,
+    Saved,
+    read_checkpoint,
+    restore,
+    restore_weights,
+    write_checkpoint,
+)
 from lorafit.train.evaluation import validation_loss
 from lorafit.train.loop import Loop
 from lorafit.train.record import Record
@@ -42,10 +50,12 @@ class Course:
         if step:
             self.position = restore(self._saved(step), self.loop.trained, self.loop.optimizer)
             self.record.say(f"resuming after step {step}")
-            self.record.event("resume", {"step": step})
             self.saved_step = step
             if self.training.micro_batch_size == "auto":  # what fits may differ today, what was trained may not
                 self.loop.micro_batch_size = self.position.micro_batch_size
+            if self.training.gradient_checkpointing == "auto" and self.position.recomputed_layers != UNKNOWN:
+                self.loop.recompute(self.position.recomputed_layers)
+            self.record.event("resume", {"step": step, "recomputed_layers": self.loop.plan.recomputed_layers})
         self.record.begin(step)
         return step
 
@@ -86,6 +96,7 @@ class Course:
         self.position.step = taken.step
         self.position.tokens += taken.tokens
         self.position.micro_batch_size = self.loop.micro_batch_size
+        self.position.recomputed_layers = self.loop.plan.recomputed_layers
         if taken.late.are_here:
             self._settle(reporter)
         if _is_due(taken.step, self.training.eval_every):

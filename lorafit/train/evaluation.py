@@ -21,4 +21,5 @@ def validation_loss(loop: Loop, rows: TokenRows, packs: Packs) -> float:
         batch = flat_batch(rows, packs, mine)
         with loop.precision:
             total += summed_loss(loop.model, to_device(batch, loop.ranks.device)) * counts
+    loop.model.train()
     return float(loop.ranks.sum(total).item()) / int(rows.row_targets.sum())

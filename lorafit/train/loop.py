@@ -4,7 +4,7 @@ import hashlib
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from lorafit.data.token_rows import TokenRows
 from lorafit.errors import OutOfMemory, first_line
 from lorafit.model.batch import DeviceBatch, to_device
 from lorafit.model.loss import summed_loss
+from lorafit.model.memory import recompute_activations
 from lorafit.model.trained import Trained
 from lorafit.plan.plan import Plan
 from lorafit.plan.schedule import learning_rate_at
@@ -49,6 +50,7 @@ class Loop:
 
     def __post_init__(self) -> None:
         self.failed = torch.zeros((), device=self.ranks.device)  # 1 from the first step on that was not finite
+        self.model.train()  # once, since it walks through every module; an evaluation sets it back
         self.batches = Prefetch(self._from, self._make, self.ranks.device)
 
     @property
@@ -79,6 +81,12 @@ class Loop:
             started=started,
         )
 
+    def recompute(self, layers: int | None) -> None:
+        """Recompute the first so many layers from now on (None: all), whatever was planned."""
+        if layers != self.plan.recomputed_layers:
+            recompute_activations(self.model, layers)
+            self.plan = replace(self.plan, recomputed_layers=layers, gradient_checkpointing=layers != 0)
+
     def close(self) -> None:
         """End the thread that makes batches."""
         self.batches.close()
@@ -99,8 +107,6 @@ class Loop:
     def accumulate(self, step: int, targets: int) -> torch.Tensor:
         """Add up the gradient over this process's share of a step; give the nats of that share."""
         total = torch.zeros((), device=self.ranks.device)
-        if not self.model.training:  # setting it walks through every module
-            self.model.train()
         for index, (_, counts) in enumerate(self.passes(self._window(step))):
             torch.manual_seed(micro_batch_seed(self.recipe.seed, step, index, self.ranks.rank))
             batch = self.batches.take((step, index))

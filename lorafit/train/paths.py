@@ -72,10 +72,12 @@ class Way:
 
     def recompute(self) -> Finding:
         """Say whether time is paid for memory."""
-        if self.sizes.gradient_checkpointing:
+        again = self.sizes.recomputed_layers
+        if again != 0:
             asked = self.recipe.training.gradient_checkpointing
             why = "as the recipe says" if asked == "full" else "a row does not fit without"
-            return _path("activations", "off", f"those of every layer are computed twice: {why}")
+            which = "every layer" if again in (None, self.sizes.layers) else f"{again} of {self.sizes.layers} layers"
+            return _path("activations", "off", f"those of {which} are computed twice: {why}")
         return _path("activations", "on", "kept: nothing is computed twice")
 
     def optimizer(self) -> Finding:

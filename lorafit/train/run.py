@@ -17,6 +17,7 @@ from lorafit.model.tokenizer import read_data
 from lorafit.model.trained import Trained
 from lorafit.plan.find_shape import read_config
 from lorafit.plan.plan import Plan, make_plan
+from lorafit.plan.recompute import in_words
 from lorafit.plan.targets import leaf_counts
 from lorafit.recipe.adapters import Full
 from lorafit.recipe.optimizers import OPTIMIZERS
@@ -64,6 +65,7 @@ def train(recipe: Recipe, folder: RunFolder, run: Run | None) -> dict[str, objec
             loop = make_loop(recipe, attached, data, sizes, ranks, base)
             course = Course(loop, data, record, requests)
             identity = identify(base.folder)
+            record.event("plan", loop.plan.as_json())
             if ranks.is_first:
                 record.manifest(_manifest(recipe, base, identity, data, ranks))
                 record.write_json(folder.data_report, data.report.as_json())
@@ -122,7 +124,7 @@ def dry_run(recipe: Recipe, world_size: int) -> dict[str, object]:
         len(data.labels),
     )
     plan = make_plan(
-        recipe.training, len(data.train_packs), world_size, sizes.micro_batch_size, sizes.gradient_checkpointing
+        recipe.training, len(data.train_packs), world_size, sizes.micro_batch_size, sizes.recomputed_layers
     )
     say(f"{data_text(data)}\n{plan_text(plan, sizes)}")
     estimated = {"estimated_peak_bytes": sizes.estimated_peak_bytes}
@@ -144,11 +146,11 @@ def adapt(recipe: Recipe, base: Base) -> Attached:
 
 def make_loop(recipe: Recipe, attached: Attached, data: PreparedData, sizes: Sizes, ranks: Ranks, base: Base) -> Loop:
     """Put together what a step needs."""
-    if sizes.gradient_checkpointing:
-        recompute_activations(attached.model)
+    if sizes.recomputed_layers != 0:
+        recompute_activations(attached.model, sizes.recomputed_layers)
     trained = find_trained(attached, recipe)
     plan = make_plan(
-        recipe.training, len(data.train_packs), ranks.count, sizes.micro_batch_size, sizes.gradient_checkpointing
+        recipe.training, len(data.train_packs), ranks.count, sizes.micro_batch_size, sizes.recomputed_layers
     )
     return Loop(
         recipe=recipe,
@@ -203,7 +205,7 @@ def plan_text(plan: Plan, sizes: Sizes) -> str:
     return (
         f"plan: {plan.total_steps} steps of {plan.global_batch_size} rows ({plan.packs} rows an epoch), "
         f"{plan.micro_batch_size} a pass, warm-up {plan.warmup_steps}, "
-        f"recompute {'on' if plan.gradient_checkpointing else 'off'}, "
+        f"{in_words(plan.recomputed_layers, sizes.layers)}, "
         f"{_processes(plan.world_size, sizes.sharded)}"
         f"memory {'not estimated' if peak is None else f'about {gibibytes(peak)} of tensors'}"
     )

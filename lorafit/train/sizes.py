@@ -9,6 +9,7 @@ import torch
 from lorafit.errors import ModelError
 from lorafit.plan.memory import estimate, largest_micro_batch
 from lorafit.plan.question import BaseDtype, Estimate, MemoryQuestion
+from lorafit.plan.recompute import with_least_recomputation
 from lorafit.plan.shapes import shape_from_config
 from lorafit.recipe.schema import Recipe
 from lorafit.recipe.sharding import why_whole
@@ -21,8 +22,9 @@ class Sizes:
     """The settings that trade memory for time, and the peak that is expected of them."""
 
     micro_batch_size: int
-    gradient_checkpointing: bool
+    recomputed_layers: int | None  # of the first ones; None: all of them, as many as there may be
     estimated_peak_bytes: int | None  # None for an architecture the memory model does not know
+    layers: int | None = None  # that the model has, where it is known
     sharded: bool = False  # the base is split over the processes
     expected: Estimate | None = None  # all that the memory model says
 
@@ -44,16 +46,17 @@ def choose_sizes(
         question = replace(_question(recipe, config, dtype, world_size), classes=classes)
     except ModelError:
         rows = 1 if training.micro_batch_size == "auto" else training.micro_batch_size
-        return Sizes(rows, training.gradient_checkpointing != "none", None, _is_asked_for(recipe, world_size))
+        again = 0 if training.gradient_checkpointing == "none" else None
+        return Sizes(rows, again, None, sharded=_is_asked_for(recipe, world_size))
     usable = int(USABLE_SHARE * free_bytes)
     question = replace(question, sharded=_shards(recipe, question, usable))
     if training.gradient_checkpointing == "auto":
-        question = replace(question, checkpointing=estimate(question).peak_bytes > usable)
+        question = with_least_recomputation(question, lambda asked: estimate(asked).peak_bytes <= usable)
     if training.micro_batch_size == "auto":
         rows = largest_micro_batch(question, usable, training.global_batch_size, world_size)
         question = replace(question, micro_batch_size=rows)
-    found = estimate(question)
-    return Sizes(question.micro_batch_size, question.checkpointing, found.peak_bytes, question.sharded, found)
+    found, layers = estimate(question), len(question.shape.layers)
+    return Sizes(question.micro_batch_size, question.recomputed, found.peak_bytes, layers, question.sharded, found)
 
 
 def _is_asked_for(recipe: Recipe, world_size: int) -> bool:

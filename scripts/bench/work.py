@@ -87,7 +87,7 @@ class Work:
     def sizes(self, recipe: Recipe) -> Sizes:
         """Give what lorafit would choose by the memory, here fixed."""
         del recipe
-        return Sizes(self.micro_rows or self.batch_rows, self.recompute, None)
+        return Sizes(self.micro_rows or self.batch_rows, None if self.recompute else 0, None)
 
     @property
     def words(self) -> int:

@@ -87,7 +87,7 @@ def test_what_is_foreseen_is_what_the_model_takes(make: object, kind: str, recom
     recipe = Recipe.model_validate({"version": 1, **blocks})
     use_flat_rows(model, "auto")
     attached = attach(model.requires_grad_(False), recipe.adapter, "base", 0).model
-    config, sizes = model.config.to_dict(), Sizes(1, recompute, None)
+    config, sizes = model.config.to_dict(), Sizes(1, None if recompute else 0, None)
     where = torch.device("cpu"), torch.float32
     foreseen = way_by_shape(recipe, config, *where, sizes, classes=0).findings()
     assert foreseen == way_of(recipe, config, attached, *where, sizes).findings()

@@ -1,6 +1,7 @@
 """The loop against transformers.Trainer, and against itself in other arrangements."""
 
 import copy
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from lorafit.data.token_rows import TokenRows
 from lorafit.model.adapt import attach
 from lorafit.model.documents import use_flat_rows
 from lorafit.model.fast_linear import take_fast_linears
-from lorafit.model.memory import recompute_activations
+from lorafit.model.memory import decoder_layers, recompute_activations
 from lorafit.plan.plan import make_plan
 from lorafit.recipe.schema import Recipe
 from lorafit.train.loop import Loop
@@ -76,7 +77,7 @@ def make_loop(folder: Path, rows: TokenRows, packs: Packs, micro: int, **trainin
     ranks = Ranks()
     return Loop(
         recipe=settings,
-        plan=make_plan(settings.training, len(packs), 1, micro, gradient_checkpointing=False),
+        plan=make_plan(settings.training, len(packs), 1, micro, recomputed_layers=0),
         model=attached.model,
         trained=trained,
         optimizer=build_optimizer(trained, settings.training, ranks.device),
@@ -218,10 +219,31 @@ def test_a_last_step_of_fewer_rows_weighs_its_tokens_the_same(tiny_model: Path) 
 
 def test_recomputing_activations_changes_nothing(tiny_model: Path) -> None:
     rows = ragged_rows(BATCH)
-    loops = [make_loop(tiny_model, rows, one_row_packs(rows), micro=4) for _ in range(2)]
-    recompute_activations(loops[1].model)
-    plain, recomputed = (gradient(loop) for loop in loops)
-    assert all(torch.equal(plain[name], recomputed[name]) for name in plain)
+    loops = [make_loop(tiny_model, rows, one_row_packs(rows), micro=4) for _ in range(4)]
+    forwards: list[list[int]] = []
+    for loop, layers in zip(loops, (0, 1, 2, None), strict=True):
+        if layers != 0:
+            recompute_activations(loop.model, layers)
+        forwards.append(count_forwards(loop))
+    plain, *recomputed = (gradient(loop) for loop in loops)
+    assert all(torch.equal(plain[name], other[name]) for other in recomputed for name in plain)
+    assert forwards == [[2, 2], [4, 2], [4, 4], [4, 4]], "two passes; the first so many layers once more for each"
+
+
+def count_forwards(loop: Loop) -> list[int]:
+    """Count how often each layer's attention runs, from now on."""
+    layers = decoder_layers(loop.model)
+    counts = [0] * len(layers)
+
+    def counted(place: int) -> Callable[..., None]:
+        def count(*_: object) -> None:
+            counts[place] += 1
+
+        return count
+
+    for place, layer in enumerate(layers):
+        layer.self_attn.register_forward_pre_hook(counted(place))  # type: ignore[operator, union-attr]
+    return counts
 
 
 def test_dropout_is_drawn_from_the_step_and_nothing_else(tiny_model: Path) -> None:

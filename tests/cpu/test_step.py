@@ -1,7 +1,8 @@
 """What a step leaves to be read later, and what is made before it."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,11 @@ from test_run import lines, weights_hash
 from lorafit.errors import NumericalError
 from lorafit.model.batch import DeviceBatch
 from lorafit.train import loop as module
+from lorafit.train import run
+from lorafit.train.course import Course
+from lorafit.train.evaluation import validation_loss
 from lorafit.train.prefetch import Place, Prefetch
+from lorafit.train.sizes import choose_sizes
 from lorafit.train.start import start
 from lorafit.train.taken import Late
 
@@ -79,6 +84,40 @@ def test_after_a_step_that_is_not_finite_no_weight_moves(tiny_model: Path, monke
     assert all(torch.equal(before[name], p) for name, p in loop.parameters.items())
     with pytest.raises(NumericalError, match="step 2"):
         bad.record()
+
+
+def test_every_module_trains_from_the_first_step_on_and_after_an_evaluation(tiny_model: Path) -> None:
+    rows = ragged_rows(BATCH)
+    loop = make_loop(tiny_model, rows, one_row_packs(rows), micro=BATCH)
+    assert all(part.training for part in loop.model.modules())
+    validation_loss(loop, rows, one_row_packs(rows))
+    assert all(part.training for part in loop.model.modules())
+
+
+def test_a_run_goes_on_with_as_many_layers_recomputed_as_it_began_with(tiny_model: Path, tmp_path: Path) -> None:
+    changes = {"training__gradient_checkpointing": "auto", "training__save_every": 2, "training__max_steps": 6}
+    loaded = write_recipe(tmp_path, tiny_model, **changes)
+    start(loaded, tmp_path / "whole", "new")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "choose_sizes", lambda *a: replace(choose_sizes(*a), recomputed_layers=1))
+        patch.setattr(Course, "_settle", stops_at(4))
+        with pytest.raises(KeyboardInterrupt):
+            start(loaded, tmp_path / "run", "new")
+    start(loaded, tmp_path / "run", "resume")
+    events = lines(tmp_path / "run" / "events.jsonl")
+    assert [e["recomputed_layers"] for e in events if e["event"] in ("plan", "resume")] == [1, 0, 1]
+    assert weights_hash(tmp_path / "run") == weights_hash(tmp_path / "whole")
+
+
+def stops_at(step: int) -> Callable[[Course, Any], None]:
+    real = Course._settle
+
+    def settle(course: Course, reporter: Any) -> None:
+        if course.position.step == step:
+            raise KeyboardInterrupt
+        real(course, reporter)
+
+    return settle
 
 
 def places(first: Place) -> Iterator[tuple[Place, NDArray[np.int64]]]:

@@ -27,6 +27,7 @@ CONFIG: dict[str, Any] = {
 SETTINGS: dict[str, dict[str, Any]] = {
     "lora": {},
     "lora, activations kept": {"checkpointing": False},
+    "two layers of six recomputed": {"recomputed_layers": 2},
     "one pass a step": {"accumulation": False},
     "qlora": {"quantization": Nf4(), "optimizer": "paged_adamw_8bit", "max_length": 2048},
     "qlora, short": {"quantization": Nf4(), "optimizer": "adamw_8bit"},
@@ -66,6 +67,12 @@ def test_two_shallow_traces_give_the_deep_one(settings: dict[str, Any]) -> None:
     assert repeated.peak_allocated == pytest.approx(told.peak_allocated, abs=2**16)  # norms of tensors: 512 bytes each
     assert repeated.allocated == pytest.approx(told.allocated, abs=2**16)
     assert repeated.peak_reserved == pytest.approx(told.peak_reserved, abs=2 * MIB)
+
+
+def test_layers_of_which_some_are_recomputed_are_traced_one_and_all() -> None:
+    found = [traced(ask(recomputed_layers=count, checkpointing=count > 0), whole=True) for count in (0, 3, 6)]
+    assert found[0].peak_bytes > found[1].peak_bytes > found[2].peak_bytes
+    assert traced(ask(recomputed_layers=3)).traced_layers == (6,)
 
 
 def test_layers_that_differ_are_traced_one_and_all() -> None:

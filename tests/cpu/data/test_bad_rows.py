@@ -144,7 +144,7 @@ def test_107_fewer_rows_than_a_batch_are_one_step_of_what_there_is(tmp_path: Pat
     assert isinstance(data, PreparedData)
     training = recipe(path).training
     assert training.global_batch_size > len(data.train_packs) == 3
-    plan = make_plan(training, len(data.train_packs), world_size=1, micro_batch_size=1, gradient_checkpointing=False)
+    plan = make_plan(training, len(data.train_packs), world_size=1, micro_batch_size=1, recomputed_layers=0)
     assert (plan.total_steps, plan.total_packs) == (1, 3)
 
 

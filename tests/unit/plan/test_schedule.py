@@ -52,7 +52,7 @@ def test_wsd_is_flat_until_its_last_fifth() -> None:
 @given(st.integers(1, 5000), st.integers(1, 64), st.floats(0.1, 5))
 def test_a_plan_sees_every_pack_and_no_more(packs: int, batch: int, epochs: float) -> None:
     plan = make_plan(
-        TrainingSpec(epochs=epochs, global_batch_size=batch), packs, 1, micro_batch_size=1, gradient_checkpointing=False
+        TrainingSpec(epochs=epochs, global_batch_size=batch), packs, 1, micro_batch_size=1, recomputed_layers=0
     )
     assert (plan.total_steps - 1) * batch < plan.total_packs <= plan.total_steps * batch
     assert plan.total_packs == max(1, round(epochs * packs))
