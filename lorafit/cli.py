@@ -138,6 +138,7 @@ def estimate_vram(
     price_per_hour: Annotated[float | None, typer.Option(min=0, help="Of one GPU, in any currency.")] = None,
     sweep: Annotated[str | None, typer.Option(help="One setting over a range: max_length=1k..64k.")] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Trace the real step too (seconds, no GPU).")] = False,
+    picture: Annotated[Path | None, typer.Option(help="With --exact: draw memory over the step, as SVG.")] = None,
     engine: Annotated[str, typer.Option(help="lorafit, or plain transformers[@VERSION] with PEFT.")] = "lorafit",
     upcast: Annotated[str | None, typer.Option(help="What transformers turns to float32: none, norms, all.")] = None,
     as_json: AsJson = False,
@@ -146,6 +147,8 @@ def estimate_vram(
     from lorafit.data.class_count import read_recipe
     from lorafit.plan.vram import answer
 
+    if picture and not exact:
+        raise RecipeError("--picture draws what --exact traces", fix="give both", code="E2-USAGE")
     if exact and engine != "lorafit":
         raise RecipeError("--exact traces lorafit's own step", fix="leave out --engine or --exact", code="E2-USAGE")
     asked, classes = read_recipe(recipe, overrides)
@@ -171,7 +174,7 @@ def estimate_vram(
         quiet_libraries()
         from lorafit.train.trace import with_trace
 
-        result = with_trace(result)
+        result = with_trace(result, picture)
     say(result.as_text())
     if as_json:
         emit(result.as_json())

@@ -1,14 +1,16 @@
 """The estimate beside the trace of the real step: the model as it is built for a run, the loop's own optimizer."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import torch
 
-from lorafit.errors import RecipeError
+from lorafit.errors import RecipeError, StorageError
 from lorafit.model.trace_depth import exact
 from lorafit.model.trained import Trained
+from lorafit.plan.picture import draw
 from lorafit.plan.question import MemoryQuestion
 from lorafit.plan.reserved import reserve
 from lorafit.plan.unroll import training
@@ -18,13 +20,25 @@ from lorafit.recipe.schema import TrainingSpec
 from lorafit.train.optimizer import build_optimizer
 
 
-def with_trace(answer: Answer) -> Answer:
-    """Add the exact peak to an answer. ModelError where the model cannot be built, RecipeError for a classifier."""
+def with_trace(answer: Answer, picture: Path | None = None) -> Answer:
+    """Add the exact peak to an answer, and draw the step into a file.
+
+    ModelError where the model cannot be built, RecipeError for a classifier, StorageError where nothing can be written.
+    """
     if answer.question.classes:
         raise RecipeError("--exact traces language models, no classifiers yet", fix="leave it out", code="E2-NOT-BUILT")
     found = exact(answer.question, answer.model.config, fake_optimizer)
+    if picture:
+        _write(picture, draw(found.recording, f"{answer.asked}, {answer.question.method}: allocated over a step"))
     capacity = answer.fit.card.capacity_bytes if answer.fit else None
     return replace(answer, exact=replace(found, reserved=reserve(training(found.recording), capacity)))
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"cannot write: {error.strerror}", where=str(path), code="E7-OUTPUT") from None
 
 
 def fake_optimizer(trained: Trained, question: MemoryQuestion) -> torch.optim.Optimizer:

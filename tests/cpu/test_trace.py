@@ -1,7 +1,9 @@
 """The trace of the real step: extrapolation against the whole, the estimate against the trace, the face."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -10,6 +12,7 @@ from lorafit.model.trace_depth import exact
 from lorafit.plan.allocator import MIB, replay
 from lorafit.plan.exact import Exact
 from lorafit.plan.memory import CONTEXT_BYTES, WORKSPACE_BYTES, estimate
+from lorafit.plan.picture import COLOURS, moments
 from lorafit.plan.question import MemoryQuestion
 from lorafit.plan.reserved import WORKSPACE, reserve
 from lorafit.plan.shapes import shape_from_config
@@ -97,9 +100,16 @@ def test_weights_are_what_bitsandbytes_packs() -> None:
     assert parts["weights"] == pytest.approx(held, rel=0.01)
 
 
-def test_the_face() -> None:
+def test_the_face(tmp_path: Path) -> None:
     asked = {"rank": None, "target_modules": None, "max_length": 256, "micro_batch_size": None, "gpus": 1, "gpu": None}
-    found = with_trace(answer(None, model="builtin:tiny", method="lora", **asked))  # type: ignore[arg-type]
+    picture = tmp_path / "step.svg"
+    found = with_trace(answer(None, model="builtin:tiny", method="lora", **asked), picture)  # type: ignore[arg-type]
+    assert found.exact
+    most = max(moment.total for moment in moments(found.exact.recording))
+    assert most == pytest.approx(found.exact.peak_bytes - found.exact.workspace_bytes, abs=2**16)
+    drawn = ElementTree.parse(picture).getroot()
+    assert len(drawn.findall("{*}polygon")) == len(COLOURS)
+    assert any("peak" in (text.text or "") for text in drawn.iter("{http://www.w3.org/2000/svg}text"))
     facts: Any = found.as_json()["exact"]
     assert facts["peak_bytes"] == sum(part["bytes"] for part in facts["components"])
     assert facts["peak_bytes"] == facts["phases"][facts["peak_phase"]]
