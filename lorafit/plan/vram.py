@@ -9,7 +9,8 @@ from lorafit.plan.ask import ask, default_recipe, with_options
 from lorafit.plan.cards import Card, find_card
 from lorafit.plan.find_shape import find_shape
 from lorafit.plan.memory import estimate
-from lorafit.plan.question import Estimate, MemoryQuestion
+from lorafit.plan.outside import outside
+from lorafit.plan.question import Component, Estimate, MemoryQuestion
 from lorafit.plan.recompute import in_words
 from lorafit.plan.shapes import NamedShape
 from lorafit.plan.stack import Stack, find_stack
@@ -59,6 +60,7 @@ class Answer:
     advice: list[Advice]
     assumptions: list[str]
     work: Work
+    outside: list[Component]
     sweep: "Sweep | None" = None  # one setting over a range, where it was asked for
     exact: "Exact | None" = None  # the real step traced, where it was asked for
 
@@ -66,7 +68,8 @@ class Answer:
         """Give the answer for a program; bytes are per GPU. Parts `in_peak` add up to `peak_bytes`."""
         found = self.estimate
         parts = [{"name": p.name, "bytes": p.bytes, "formula": p.formula, "in_peak": True} for p in found.components]
-        beyond = [{"name": n, "bytes": b, "formula": f, "in_peak": False} for n, b, f in self.beyond_the_peak()]
+        beside = [*self.beyond_the_peak(), *((p.name, p.bytes, p.formula) for p in self.outside)]
+        beyond = [{"name": n, "bytes": b, "formula": f, "in_peak": False} for n, b, f in beside]
         return {
             "model": self.model.taken_as,
             "method": self.question.method,
@@ -166,6 +169,7 @@ def answer(
         advice=advise(question),
         assumptions=_assumptions(asked, question, card),
         work=work(question, card, tokens, price_per_hour),
+        outside=outside(question, result, asked.training.keep_checkpoints),
         sweep=_swept(swept, question, card) if swept else None,
     )
 

@@ -18,7 +18,7 @@ MOST_ALTERNATIVES = 8
 
 def as_text(answer: "Answer") -> str:
     """Lay out what was asked, the sum by component, the verdict, and what would help."""
-    blocks = [_header(answer), _table(answer)]
+    blocks = [_header(answer), _table(answer), _outside(answer)]
     blocks.append(answer.work.as_text())
     if answer.sweep:
         blocks.append(answer.sweep.as_text())
@@ -93,6 +93,12 @@ def _table(answer: "Answer") -> str:
     lines = [f"{unit.name:>8}  {'component':<{width}}  how"]
     lines += [f"{unit.of(count):>8}  {name:<{width}}  {how}" for count, name, how in rows]
     return "\n".join(lines)
+
+
+def _outside(answer: "Answer") -> str:
+    unit = _Unit(answer.estimate.peak_bytes)
+    parts = [f"{unit.of(part.bytes)} {part.name}" for part in answer.outside]
+    return f"Besides, each at its own time, in {unit.name}: {'; '.join(parts)}"
 
 
 def _verdict(fit: "Fit", estimate: "Estimate") -> str:
