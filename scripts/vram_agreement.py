@@ -1,126 +1,185 @@
 """Set the estimate against the traced step over random models and settings; say how far apart, and in which part.
 
-    python scripts/vram_agreement.py 500 [SEED]
+    python scripts/vram_agreement.py --results FILE --count 500 [--seed 7] [--from 0] [--seconds 200]
+    python scripts/vram_agreement.py --results FILE --table benchmarks/2026-11-25-vram-agreement.md
+    python scripts/vram_agreement.py --explain 17
 
-Sizes are drawn as real models have them; widths are small where they may be, since only ratios matter to the forms.
+A trace is written to FILE (one JSON object a line) as it is made and never made twice; the estimate is made anew for
+each, so that a change to the model of memory shows at once. `--renew TEXT` traces again what has TEXT in its setting.
 """
 
-import random
-import statistics
-import sys
+import argparse
+import json
+import logging
+import time
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from lorafit.model.trace_depth import exact
-from lorafit.plan.memory import estimate
-from lorafit.plan.question import MemoryQuestion
-from lorafit.plan.shapes import shape_from_config
-from lorafit.recipe.adapters import Adapter, Dora, Full, Lora
-from lorafit.recipe.quantization import Nf4, Quantization, Unquantized
+from lorafit.errors import LorafitError
+from lorafit.model.trace_depth import LIBRARIES, exact
+from lorafit.plan.exact import Exact
+from lorafit.plan.memory import Estimate, estimate
 from lorafit.train.trace import fake_optimizer
+from scripts.spread import Spread, relative_error
+from scripts.vram_draw import Drawn, drawn
 
-FAMILIES = (
-    "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "granite", "olmo2", "glm4",
-    "cohere",
-)  # fmt: skip
-TARGETS: tuple[Any, ...] = ("all-linear", "all-linear", "attention", "mlp")
+MIB = 2**20
+WORST = 25
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """One configuration, both answers, and the phases in which they lie."""
+    """One configuration and both answers; `refused` says why there is no trace."""
 
-    setting: str
-    estimated_bytes: int
-    exact_bytes: int
-    estimated_phase: str
-    exact_phase: str
+    index: int
+    drawn: Drawn
+    estimate: Estimate
+    exact_bytes: int = 0
+    exact_phase: str = ""
+    refused: str = ""
 
     @property
     def error(self) -> float:
-        """As a share of the traced peak."""
-        return self.estimated_bytes / self.exact_bytes - 1
+        """Of the estimate, as a share of the traced peak."""
+        return relative_error(self.estimate.peak_bytes, self.exact_bytes)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.index:4d} {100 * self.error:+7.2f} % {self.exact_bytes / MIB:10.1f} MiB {self.drawn.setting}: "
+            f"{self.exact_phase} | {self.estimate.peak_phase}"
+        )
 
 
-def agreements(count: int, seed: int) -> Iterator[Agreement]:
-    """Draw configurations and answer each in both ways."""
-    for index in range(count):
-        draw = random.Random(seed * 1_000_003 + index)
-        config = _config(draw)
-        question = _question(draw, config)
-        found, traced = estimate(question), exact(question, config, fake_optimizer)
-        yield Agreement(_setting(question), found.peak_bytes, traced.peak_bytes, found.peak_phase, traced.peak_phase)
+def traced(asked: Drawn) -> Exact:
+    """Trace the step. Raises ModelError where this cannot be done."""
+    return exact(asked.question, asked.config, fake_optimizer)
 
 
-def _config(draw: random.Random) -> dict[str, Any]:
-    heads = draw.choice([8, 16, 32])
-    hidden = heads * draw.choice([64, 128])
-    family = draw.choice(FAMILIES)
-    config: dict[str, Any] = {
-        "model_type": family,
-        "hidden_size": hidden,
-        "intermediate_size": round(hidden * draw.uniform(2.5, 4)) // 64 * 64,
-        "num_hidden_layers": draw.choice([2, 8, 32, 80]),
-        "num_attention_heads": heads,
-        "num_key_value_heads": draw.choice([1, 2, heads // 4, heads]),
-        "vocab_size": draw.choice([32_000, 128_256, 151_936]),
-        "tie_word_embeddings": draw.random() < 0.3,
-    }
-    if family in ("gemma", "gemma2", "gemma3_text", "qwen3", "glm4"):
-        config["head_dim"] = draw.choice([64, 128])
-    return config
+def agreement(seed: int, index: int) -> Agreement:
+    """Answer one drawn question in both ways."""
+    return _agreement(index, drawn(seed, index), _row(seed, index))
 
 
-def _question(draw: random.Random, config: dict[str, Any]) -> MemoryQuestion:
-    adapter = _adapter(draw)
-    packed: Quantization = Unquantized() if isinstance(adapter, Full) or draw.random() < 0.5 else Nf4()
-    return MemoryQuestion(
-        shape=shape_from_config(config, config["model_type"]),
-        adapter=adapter,
-        quantization=packed,
-        optimizer=draw.choice(["adamw", "adamw_8bit", "paged_adamw_8bit"]),
-        dtype=draw.choice(["bfloat16", "bfloat16", "float32"]),
-        max_length=draw.choice([512, 1024, 2048, 4096, 16_384]),
-        micro_batch_size=draw.choice([1, 1, 2, 4]),
-        checkpointing=draw.random() < 0.6,
-        accumulation=draw.random() < 0.5,
-    )
+def _row(seed: int, index: int) -> dict[str, Any]:
+    asked, started = drawn(seed, index), time.perf_counter()
+    row: dict[str, Any] = {"seed": seed, "index": index, "setting": asked.setting}
+    try:
+        found = traced(asked)
+    except LorafitError as error:
+        return row | {"refused": str(error)}
+    seconds = round(time.perf_counter() - started, 1)
+    return row | {"bytes": found.peak_bytes, "phase": found.peak_phase, "seconds": seconds, "versions": found.versions}
 
 
-def _adapter(draw: random.Random) -> Adapter:
-    kind = draw.choice(["lora", "lora", "lora", "dora", "full"])
-    if kind == "full":
-        return Full()
-    made = Dora if kind == "dora" else Lora
-    return made(
-        rank=draw.choice([8, 16, 64]), target_modules=draw.choice(TARGETS), dropout=draw.choice([0.0, 0.0, 0.05])
-    )
+def _agreement(index: int, asked: Drawn, row: dict[str, Any]) -> Agreement:
+    found = estimate(asked.question)
+    return Agreement(index, asked, found, row.get("bytes", 0), row.get("phase", ""), row.get("refused", ""))
 
 
-def _setting(question: MemoryQuestion) -> str:
-    shape, adapter = question.shape, question.adapter
-    kind = "full" if isinstance(adapter, Full) else f"r{adapter.rank} {adapter.target_modules} drop {adapter.dropout}"
-    recompute = "recomputed" if question.checkpointing else "kept"
-    return (
-        f"{shape.model_type} h{shape.hidden_size} L{len(shape.layers)} {question.method} {kind} {question.dtype} "
-        f"{question.micro_batch_size}x{question.max_length} {recompute} {question.optimizer}"
-    )
+def read(results: Path, seed: int) -> dict[int, dict[str, Any]]:
+    """Give the last trace of each number that still is of the same setting."""
+    lines = results.read_text(encoding="utf-8").splitlines() if results.exists() else []
+    rows = {row["index"]: row for row in map(json.loads, lines) if row["seed"] == seed}
+    return {index: row for index, row in rows.items() if row["setting"] == drawn(seed, index).setting}
+
+
+def collect(results: Path, seed: int, numbers: range, seconds: float, renew: str | None) -> None:
+    """Trace what is missing, until the time is up."""
+    known, end = read(results, seed), time.monotonic() + seconds
+    with results.open("a", encoding="utf-8") as out:
+        for index in numbers:
+            if time.monotonic() > end:
+                return
+            wanted = renew is not None and renew in drawn(seed, index).setting
+            if index not in known or wanted:
+                print(json.dumps(_row(seed, index)), file=out, flush=True)
+
+
+def compared(results: Path, seed: int) -> Iterator[Agreement]:
+    """Set the estimate of today against each trace."""
+    for index, row in sorted(read(results, seed).items()):
+        yield _agreement(index, drawn(seed, index), row)
+
+
+# --- what is printed
+
+
+def summary(found: list[Agreement]) -> str:
+    """The worst, and the spread."""
+    good = [each for each in found if not each.refused]
+    worst = sorted(good, key=lambda each: -abs(each.error))[:WORST]
+    refused = [f"{each.index:4d} refused: {each.drawn.setting}: {each.refused}" for each in found if each.refused]
+    return "\n".join([*map(str, worst), *refused, str(Spread.of(each.error for each in good))])
+
+
+def table(found: list[Agreement], seed: int) -> str:
+    """Errors by family and method, as Markdown."""
+    good = [each for each in found if not each.refused]
+    lines = ["| family | method | n | median % | 95th percentile % | worst % |", "|---|---|---|---|---|---|"]
+    lines += [_line(name, spread) for name, spread in _spreads(good)]
+    return "\n".join(lines)
+
+
+def _spreads(found: list[Agreement]) -> Iterator[tuple[tuple[str, str], Spread]]:
+    groups: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for each in found:
+        groups[each.drawn.family, each.drawn.question.method].append(each.error)
+        groups[each.drawn.family, "all"].append(each.error)
+        groups["all", each.drawn.question.method].append(each.error)
+        groups["all", "all"].append(each.error)
+    for name in sorted(groups):
+        yield name, Spread.of(groups[name])
+
+
+def _line(name: tuple[str, str], spread: Spread) -> str:
+    shares = " | ".join(f"{100 * share:.2f}" for share in (spread.median, spread.high, spread.worst))
+    return f"| {name[0]} | {name[1]} | {spread.count} | {shares} |"
+
+
+def explain(asked: Drawn) -> str:
+    """Both answers by moment, then what each holds at the exact one's peak."""
+    guess, found = estimate(asked.question), traced(asked)
+    lines = [asked.setting, f"estimate {guess.peak_bytes / MIB:.1f} MiB, exact {found.peak_bytes / MIB:.1f} MiB"]
+    lines += [f"  estimate {size / MIB:10.1f}  {name}" for name, size in guess.phases.items()]
+    workspace = found.workspace_bytes
+    lines += [f"  exact    {(m.total + workspace) / MIB:10.1f}  {name}" for name, m in found.moments.items()]
+    lines += [f"estimate, {guess.peak_phase}:"]
+    lines += [f"  {part.bytes / MIB:10.1f}  {part.name}: {part.formula}" for part in guess.components]
+    lines += [f"exact, {found.peak_phase}:"]
+    lines += [f"  {size / MIB:10.1f}  {name}" for name, size in found.components().items()]
+    peak = found.moments[found.peak_phase]
+    lines += [
+        f"  {size / MIB:10.1f}  {peak.counts[group]} x {group.dtype} {list(group.shape)} {group.operation}: {group.owner}"
+        for group, size in peak.bytes.most_common(30)
+    ]
+    return "\n".join(lines)
 
 
 def main() -> None:
-    """Print each configuration and the distribution of the error."""
-    found = []
-    for each in agreements(int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0):
-        found.append(each)
-        sizes = f"{each.exact_bytes / 2**30:9.3f} {each.estimated_bytes / 2**30:9.3f} GiB {100 * each.error:+7.2f} %"
-        print(f"{sizes}  {each.setting}: {each.exact_phase} | {each.estimated_phase}", flush=True)
-    errors = sorted(abs(each.error) for each in found)
-    high = errors[min(len(errors) - 1, round(0.95 * len(errors)))]
-    print(
-        f"{len(errors)} configurations: median {100 * statistics.median(errors):.2f} %, 95th percentile "
-        f"{100 * high:.2f} %, worst {100 * errors[-1]:.2f} %"
-    )
+    """Trace a slice, and print where the estimate stands; or one table, or one explanation."""
+    parser = argparse.ArgumentParser(description="The estimate against the traced step.")
+    parser.add_argument("--results", type=Path)
+    parser.add_argument("--count", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--from", type=int, default=0, dest="first")
+    parser.add_argument("--seconds", type=float, default=200.0)
+    parser.add_argument("--renew")
+    parser.add_argument("--explain", type=int)
+    parser.add_argument("--table", type=Path)
+    asked = parser.parse_args()
+    logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)  # a refusal is a row of the table
+    if asked.explain is not None:
+        print(explain(drawn(asked.seed, asked.explain)))
+        return
+    numbers = range(asked.first, asked.first + asked.count)
+    collect(asked.results, asked.seed, numbers, asked.seconds, asked.renew)
+    found = list(compared(asked.results, asked.seed))
+    print(summary(found))
+    if asked.table:
+        asked.table.write_text(table(found, asked.seed), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,133 @@
+"""Random models and settings for the estimate of memory: sizes as real models have them, small where only ratios count."""
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lorafit.plan.question import MemoryQuestion
+from lorafit.plan.shapes import shape_from_config
+from lorafit.recipe.adapters import Adapter, Dora, Full, Lora
+from lorafit.recipe.quantization import Nf4, Quantization, Unquantized
+
+DENSE = (
+    "llama", "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "granite", "olmo2", "glm4",
+    "cohere", "starcoder2", "gpt2", "gpt_neox", "stablelm", "phi", "falcon",
+)  # fmt: skip
+EXPERTS = ("mixtral", "qwen3_moe", "deepseek_v3")
+OWN_HEAD_WIDTH = ("gemma", "gemma2", "gemma3_text", "qwen3", "glm4", "mistral", "qwen3_moe")
+METHODS = ("lora", "lora", "qlora", "qlora", "dora", "qdora", "full")
+OPTIMIZERS: tuple[Any, ...] = ("adamw", "adamw_8bit", "paged_adamw_8bit")
+TARGETS: tuple[Any, ...] = ("all-linear", "all-linear", "attention", "mlp")  # stacked experts are no linears
+LENGTHS = (256, 512, 1024, 2048, 4096, 16_384)
+LONGEST_EXPLICIT = 4096  # scores grow with the square
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A model's config.json and a question about it."""
+
+    config: Mapping[str, Any]
+    question: MemoryQuestion
+
+    @property
+    def family(self) -> str:
+        """As transformers names it."""
+        return str(self.config["model_type"])
+
+    @property
+    def setting(self) -> str:
+        """All that was drawn, in one line."""
+        asked, config = self.question, self.config
+        heads = f"{config['num_attention_heads']}/{config['num_key_value_heads']}"
+        parts = [
+            f"{self.family} h{asked.shape.hidden_size} a{heads} f{config['intermediate_size']} v{asked.shape.vocab_size}"
+            f" L{len(asked.shape.layers)}",
+            "tied" if asked.shape.tied else "",
+            asked.method,
+            _adapter_text(asked.adapter),
+            asked.dtype,
+            f"{asked.micro_batch_size}x{asked.max_length}",
+            "recomputed" if asked.checkpointing else "kept",
+            "eager" if asked.explicit_attention else "",
+            "accumulates" if asked.accumulation else "",
+            asked.optimizer,
+        ]
+        return " ".join(part for part in parts if part)
+
+
+def _adapter_text(adapter: Adapter) -> str:
+    if isinstance(adapter, Full):
+        return ""
+    dropout = f" dropout {adapter.dropout}" if adapter.dropout else ""
+    return f"r{adapter.rank} {adapter.target_modules}{dropout}"
+
+
+def drawn(seed: int, index: int) -> Drawn:
+    """Draw one: the same for the same numbers."""
+    draw = random.Random(seed * 1_000_003 + index)
+    config = _config(draw)
+    return Drawn(config, _question(draw, config))
+
+
+def _config(draw: random.Random) -> dict[str, Any]:
+    family = draw.choice(EXPERTS if draw.random() < 0.12 else DENSE)
+    heads, width = draw.choice([4, 8, 16, 32]), draw.choice([64, 128])
+    hidden = heads * width
+    config: dict[str, Any] = {
+        "model_type": family,
+        "hidden_size": hidden,
+        "intermediate_size": round(hidden * draw.uniform(2.5, 4)) // 64 * 64,
+        "num_hidden_layers": draw.choice([2, 4, 8, 32, 80]),
+        "num_attention_heads": heads,
+        "num_key_value_heads": draw.choice([1, 2, heads // 4, heads]),
+        "vocab_size": draw.choice([32_000, 50_304, 128_256, 151_936]),
+        "tie_word_embeddings": draw.random() < 0.3,
+    }
+    if family in OWN_HEAD_WIDTH:
+        config["head_dim"] = draw.choice([64, 128, width])
+    return config | _own_keys(draw, family, hidden)
+
+
+def _own_keys(draw: random.Random, family: str, hidden: int) -> dict[str, Any]:
+    """What some families call by other names, or have alone."""
+    experts = {"num_experts_per_tok": draw.choice([1, 2, 4]), "moe_intermediate_size": hidden // 2}
+    count = draw.choice([4, 8, 16])
+    return {
+        "gpt2": {"n_inner": 4 * hidden, "n_positions": 16_384},
+        "falcon": {"ffn_hidden_size": 4 * hidden, "multi_query": draw.random() < 0.5},
+        "gpt_neox": {"use_parallel_residual": draw.random() < 0.7},
+        "stablelm": {"use_parallel_residual": draw.random() < 0.3, "use_qkv_bias": draw.random() < 0.5},
+        "mixtral": experts | {"num_local_experts": count},
+        "qwen3_moe": experts | {"num_experts": count},
+        "deepseek_v3": experts
+        | {"n_routed_experts": count, "n_shared_experts": 1, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1}
+        | {"q_lora_rank": hidden // 2, "kv_lora_rank": hidden // 4, "qk_nope_head_dim": 64, "qk_rope_head_dim": 32}
+        | {"v_head_dim": 64},
+    }.get(family, {})
+
+
+def _question(draw: random.Random, config: dict[str, Any]) -> MemoryQuestion:
+    method = draw.choice(METHODS)
+    packed: Quantization = Nf4(double_quant=draw.random() < 0.7) if method.startswith("q") else Unquantized()
+    explicit = draw.random() < 0.1
+    return MemoryQuestion(
+        shape=shape_from_config(config, config["model_type"]),
+        adapter=_adapter(draw, method, TARGETS if config["model_type"] in DENSE else TARGETS[:3]),
+        quantization=packed,
+        optimizer=draw.choice(OPTIMIZERS),
+        dtype=draw.choice(["bfloat16", "bfloat16", "bfloat16", "float32"]),
+        max_length=draw.choice([n for n in LENGTHS if n <= LONGEST_EXPLICIT or not explicit]),
+        micro_batch_size=draw.choice([1, 1, 2, 4]),
+        checkpointing=draw.random() < 0.6,
+        accumulation=draw.random() < 0.5,
+        explicit_attention=explicit,
+    )
+
+
+def _adapter(draw: random.Random, method: str, targets: tuple[Any, ...]) -> Adapter:
+    rank, reached, dropout = draw.choice([4, 8, 16, 64, 256]), draw.choice(targets), draw.choice([0.0, 0.0, 0.05])
+    if method == "full":
+        return Full()
+    kind = Dora if method.endswith("dora") else Lora
+    return kind(rank=rank, target_modules=reached, dropout=dropout)
