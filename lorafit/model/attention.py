@@ -46,6 +46,7 @@ def documents_attention(
     Gives [1, S, heads, d], as transformers expects.
     """
     assert attention_mask is None and cu_seq_lens_q is not None and max_length_q is not None
+    query, key, value = _as_autocast(query, key, value)
     changes = _score_changes(others)
     explicit = explicit or any(change is not None for change in changes.values())
     if not explicit and _has_varlen_kernel(query, dropout):
@@ -57,6 +58,13 @@ def documents_attention(
         for q, k, v in _documents(cu_seq_lens_q, query, key, value)
     ]
     return torch.cat(parts, dim=2).transpose(1, 2), None
+
+
+def _as_autocast(*tensors: torch.Tensor) -> list[torch.Tensor]:
+    """Bring to the 16 bits of autocast, as every product would: a float32 stream turns queries to float32."""
+    device = tensors[0].device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    return [x.to(dtype or x.dtype) for x in tensors]
 
 
 def _score_changes(others: dict[str, Any]) -> dict[str, Any]:
@@ -78,6 +86,8 @@ def _fused(
     dropout: float,
     window: int | None,
 ) -> torch.Tensor:
+    if not _takes_groups(query):
+        key, value = _repeated(query, key, value)
     attend = partial(
         scaled_dot_product_attention, scale=scaling, dropout_p=dropout, enable_gqa=query.shape[1] != key.shape[1]
     )
@@ -114,8 +124,7 @@ def _explicit(
     sinks: torch.Tensor | None,
 ) -> torch.Tensor:
     """Softmax over scores, capped by tanh (Gemma 2) and with a learned sink per head (gpt-oss) where given."""
-    repeats = query.shape[1] // key.shape[1]
-    key, value = (x.repeat_interleave(repeats, dim=1) for x in (key, value))
+    key, value = _repeated(query, key, value)
     scores = query @ key.transpose(2, 3) * (query.shape[3] ** -0.5 if scaling is None else scaling)
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
@@ -140,6 +149,16 @@ def _has_varlen_kernel(query: torch.Tensor, dropout: float) -> bool:
     return query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and dropout == 0.0
 
 
+def _takes_groups(query: torch.Tensor) -> bool:
+    """On a card only FlashAttention knows grouped keys, in 16 bits; else torch would write every score out."""
+    return not query.is_cuda
+
+
+def _repeated(query: torch.Tensor, *tensors: torch.Tensor) -> list[torch.Tensor]:
+    """One key and value for each head of the queries; a tensor that has them as it is."""
+    return [x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) if x.shape[1] < query.shape[1] else x for x in tensors]
+
+
 def _varlen(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -151,9 +170,7 @@ def _varlen(
 ) -> torch.Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
-    repeats = query.shape[1] // key.shape[1]
-    keys, values = (x.repeat_interleave(repeats, dim=1) if repeats > 1 else x for x in (key, value))
-    q, k, v = (x[0].transpose(0, 1) for x in (query, keys, values))  # [S, heads, d]
+    q, k, v = (x[0].transpose(0, 1) for x in (query, *_repeated(query, key, value)))  # [S, heads, d]
     behind = -1 if window is None else window - 1
     out = varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=scaling, window_size=(behind, 0))
     return cast("torch.Tensor", out)[None]

@@ -7,7 +7,7 @@ questions by which PEFT and bitsandbytes find out where they are.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 from unittest.mock import patch
 
 import torch
@@ -47,6 +47,8 @@ class AsOnCard(TorchFunctionMode):
         named = kwargs or {}
         if func is functional.dropout:
             return _fused_dropout(*args, **named)
+        if func is torch._grouped_mm and args[0].dtype is not torch.bfloat16:
+            return _GroupedProduct.apply(args[0], args[1], named["offs"])  # type: ignore[no-untyped-call]
         if func in FLOAT32_FUNCTIONS and _autocasts():
             args = tuple(_widened(x) for x in args)
             named = {key: _widened(x) for key, x in named.items()}
@@ -69,6 +71,42 @@ def _widened(x: object) -> object:
 def _fused_dropout(x: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:
     del inplace
     return torch.native_dropout(x, p, True)[0] if training and p > 0 else x
+
+
+class _GroupedProduct(torch.autograd.Function):
+    """A product of each group with its own matrix, which fake tensors know in bfloat16 only."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weights: torch.Tensor, bounds: torch.Tensor) -> torch.Tensor:
+        wanted = ctx.needs_input_grad
+        ctx.save_for_backward(x if wanted[1] else None, weights if wanted[0] else None)
+        ctx.shapes = x.shape, weights.shape
+        return x.new_empty(x.shape[0], weights.shape[2])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        made = [gradients[0].new_empty(shape) for shape in ctx.shapes]
+        return *(x if wanted else None for x, wanted in zip(made, ctx.needs_input_grad, strict=False)), None
+
+
+def _efficient_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *,
+    attn_mask: torch.Tensor | None = None,
+    is_causal: bool = False,
+    dropout_p: float = 0.0,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> torch.Tensor:
+    """The memory-efficient kernel, which is the one that takes float32 or a mask; a mask becomes a bias."""
+    assert not enable_gqa
+    bias = None
+    if attn_mask is not None:
+        bias = torch.zeros_like(attn_mask, dtype=query.dtype).expand(*query.shape[:3], key.shape[2])
+    kernel = torch.ops.aten._scaled_dot_product_efficient_attention
+    return cast("torch.Tensor", kernel(query, key, value, bias, True, dropout_p, is_causal, scale=scale)[0])
 
 
 @contextmanager
@@ -106,6 +144,8 @@ def card_semantics(lengths: tuple[int, ...]) -> Iterator[None]:
         patch.object(torch, "is_autocast_enabled", either),
         patch.object(attention, "_has_varlen_kernel", has_kernel),
         patch.object(attention, "_documents", documents),
+        patch.object(attention, "_takes_groups", lambda query: False),
+        patch.object(attention, "scaled_dot_product_attention", _efficient_attention),
         patch.object(BaseTunerLayer, "_move_adapter_to_device_of_base_layer", stay),
         patch("peft.tuners.lora.dora.dequantize_module_weight", _unpacked),
         AsOnCard(),

@@ -108,8 +108,11 @@ def kernel_scratch_bytes(operation: str, args: Any) -> int:
     """Bytes that a card's kernel takes within one operation, which a fake tensor does not show.
 
     bitsandbytes unpacks the whole weight for a long pass; FlashAttention-2 adds the gradient of the queries up in
-    float32, heads rounded up to 32, and keeps a sum of each score row.
+    float32, heads rounded up to 32, and keeps a sum of each score row; logsumexp writes out exp(x - max), and the
+    backward of softmax on a card gradient times output.
     https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp
+    https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/ReduceOps.cpp (logsumexp_out_impl)
+    https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/cuda/SoftMax.cu (softmax_backward_cuda_out)
     """
     if "gemm_4bit" in operation:
         x, shape = args[0], args[2]
@@ -120,4 +123,6 @@ def kernel_scratch_bytes(operation: str, args: Any) -> int:
         query = args[1]
         padded = query.shape[0] + 128
         return int(padded * query.shape[1] * (-(-query.shape[2] // 32) * 32 + 1) * 4)
+    if operation.startswith(("aten.logsumexp", "aten._softmax_backward_data")):
+        return int(args[0].numel() * args[0].element_size())
     return 0
