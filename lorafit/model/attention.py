@@ -49,7 +49,7 @@ def documents_attention(
     query, key, value = _as_autocast(query, key, value)
     changes = _score_changes(others)
     explicit = explicit or any(change is not None for change in changes.values())
-    if not explicit and _has_varlen_kernel(query, dropout):
+    if not explicit and _has_varlen_kernel(query, dropout) and query.shape[3] == value.shape[3]:
         return _varlen(query, key, value, cu_seq_lens_q, max_length_q, scaling, sliding_window), None
     parts = [
         _explicit(q, k, v, scaling, dropout, sliding_window, **changes)
@@ -145,7 +145,7 @@ def _causal_mask(length: int, window: int | None, device: torch.device, before: 
 
 
 def _has_varlen_kernel(query: torch.Tensor, dropout: float) -> bool:
-    """Torch's variable-length kernel wants a card, 16 bits, and no attention dropout."""
+    """Torch's variable-length kernel wants a card, 16 bits, no attention dropout, and heads of one width."""
     return query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and dropout == 0.0
 
 
@@ -156,7 +156,9 @@ def _takes_groups(query: torch.Tensor) -> bool:
 
 def _repeated(query: torch.Tensor, *tensors: torch.Tensor) -> list[torch.Tensor]:
     """One key and value for each head of the queries; a tensor that has them as it is."""
-    return [x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) if x.shape[1] < query.shape[1] else x for x in tensors]
+    return [
+        x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) if x.shape[1] < query.shape[1] else x for x in tensors
+    ]
 
 
 def _varlen(
