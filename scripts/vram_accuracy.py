@@ -8,7 +8,6 @@ Only rows whose settings are all known are compared: one GPU, `allocated`, a fix
 
 import csv
 import re
-import statistics
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from lorafit.plan.stack import Kernel, Stack, Upcast
 from lorafit.plan.targets import match_targets
 from lorafit.recipe.adapters import Adapter, Full, Lora
 from lorafit.recipe.quantization import Nf4, Unquantized
+from scripts.spread import Spread, relative_error
 
 BYTES = {"GB": 10**9, "GiB": 2**30}
 METHODS = ("full", "lora", "qlora")
@@ -41,7 +41,7 @@ class Compared:
     @property
     def error(self) -> float:
         """As a share of what was measured."""
-        return self.estimated_bytes / self.measured_bytes - 1
+        return relative_error(self.estimated_bytes, self.measured_bytes)
 
 
 def compared(rows: list[dict[str, str]]) -> Iterator[Compared]:
@@ -136,8 +136,7 @@ def main() -> None:
     for each in found:
         measured, estimated = each.measured_bytes / 1e9, each.estimated_bytes / 1e9
         print(f"{measured:8.3f} {estimated:8.3f} GB {100 * each.error:+6.2f} %  {each.run}: {each.phase}")
-    errors = sorted(abs(each.error) for each in found)
-    print(f"{len(found)} runs: median {100 * statistics.median(errors):.2f} %, worst {100 * errors[-1]:.2f} %")
+    print(Spread.of(each.error for each in found))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """The attention blocks of transformers' decoders: which linears they hold and how wide they are."""
 
+from typing import Literal
+
 from lorafit.plan.config_keys import ConfigKeys
 from lorafit.plan.layers import Attention, Linear
 
@@ -32,7 +34,7 @@ def split(
     head_width: int | None = None,
     output: str = "o_proj",
     query_gate: bool = False,
-    sinks: bool = False,
+    scores: Literal["plain", "capped", "sinks"] = "plain",
 ) -> Attention:
     """Separate q, k, v and output projections; `qk_norm` is `none`, `head` (one head wide) or `width` (all heads)."""
     hidden, heads = keys.integer("hidden_size"), keys.integer("num_attention_heads")
@@ -54,7 +56,8 @@ def split(
         key_width=key,
         value_width=key,
         qk_norm=normed,
-        other_parameters=norms * qk_norm_values + (heads if sinks else 0),
+        scores=scores,
+        other_parameters=norms * qk_norm_values + (heads if scores == "sinks" else 0),
     )
 
 

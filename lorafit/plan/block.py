@@ -6,33 +6,62 @@ bits once for each of q, k and v; a 4-bit product unpacks its weight in the forw
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 from lorafit.plan.layers import Attention, Experts, Layer, Linear, Mlp, ModelShape
 from lorafit.plan.operations import FLOAT32, Operations, Setting
-from lorafit.plan.tape import Form, Tape, Tensor
+from lorafit.plan.tape import CONSTANT, Form, Tape, Tensor
 
 
 @dataclass(frozen=True)
 class LayerMemory:
     """What playing one layer showed; forms are bytes per token and width."""
 
-    peak: Form  # live at the worst moment of its forward and backward, its input included
+    forward: Form  # live at the worst moment of its forward, its input included
+    backward: Form  # live at the worst moment of its backward, and of the recomputation before it
     kept: Form  # live after its forward: what its backward needs
     pinned: Form  # of that, what recomputation cannot drop
     output_bytes: int  # per hidden unit of the residual stream
 
 
 def play_layer(
-    layer: Layer, tape: Tape, setting: Setting, adapted: frozenset[str], *, input_bytes: int, lowest: bool
+    layer: Layer,
+    tape: Tape,
+    setting: Setting,
+    adapted: frozenset[str],
+    *,
+    input_bytes: int,
+    lowest: bool,
+    recomputed: bool,
 ) -> LayerMemory:
-    """Play forward and backward; `lowest` marks the layer whose input wants no gradient."""
+    """Play forward and backward; `lowest` marks the layer whose input wants no gradient.
+
+    A recomputed layer plays its forward beside the gradients that are there by then.
+    """
     player = _Player(tape, setting, adapted)
+    first = _first_gradients(layer, tape, setting, adapted, input_bytes) if recomputed else []
+    waiting = [tape.temporary(symbol, size) for symbol, size in first]
     hidden = tape.tensor("hidden", input_bytes, needs_grad=setting.full or not lowest)
     output = player.layer(layer, hidden)
     del hidden
-    kept = tape.live_form(without=output)
-    tape.backward(output)
-    return LayerMemory(tape.peak_form(), kept, player.pinned_form(), output.bytes_each)
+    forward, kept, edge, size = tape.peak_form(), tape.live_form(without=output), output.edge, output.bytes_each
+    del output
+    if recomputed:
+        tape.stop_at_last_save()
+    else:
+        tape.begin_anew()
+    del waiting
+    tape.backward(edge, tape.temporary("hidden", size))
+    return LayerMemory(forward, tape.peak_form(), kept, player.pinned_form(), size)
+
+
+def _first_gradients(
+    layer: Layer, tape: Tape, setting: Setting, adapted: frozenset[str], input_bytes: int
+) -> list[tuple[str, int]]:
+    """Symbol and bytes of the gradients that wait while the layer is recomputed."""
+    once = Tape(tape.widths, tape.tokens)
+    output = _Player(once, setting, adapted).layer(layer, once.tensor("hidden", input_bytes))
+    return once.before_recomputation(output.edge, output.symbol, output.bytes_each)
 
 
 class _Player(Operations):
@@ -42,7 +71,8 @@ class _Player(Operations):
             mixed = self.attention(layer.attention, normed)
             if layer.order == "twin":
                 normed = self.norm(x, layer.norm)
-            return self.add(self.add(x, mixed), self.mlp(layer.mlp, normed))
+            out = self.mlp(layer.mlp, normed)
+            return self.add(self.add(x, mixed), out)
         x = self.add(x, self.branch(layer, x, attention=True))
         return self.add(x, self.branch(layer, x, attention=False))
 
@@ -60,7 +90,7 @@ class _Player(Operations):
         if attention.kind == "gated_delta":
             return self.gated_delta(attention, x)
         query, key, value = self.projected(attention, x)
-        mixed = self.explicit(query, key, value) if self.setting.explicit_attention else self.flash(query, key, value)
+        mixed = self.mixed(attention, query, key, value)
         if self.gated_query(attention):
             mixed = self.product(mixed, self.activation(query, "query"))
         return self.linear(mixed, attention.output, "hidden")
@@ -94,13 +124,12 @@ class _Player(Operations):
     def rotated(self, x: Tensor, symbol: str) -> Tensor:
         """x cos + rotate_half(x) sin."""
         meanwhile = self.tape.temporary(symbol, 2 * x.bytes_each)
-        out = self.tape.record(symbol, x.bytes_each, [x], scratch=[(symbol, x.bytes_each)])
+        out = self.tape.record(symbol, x.bytes_each, [x], scratch=[(symbol, x.bytes_each)], saves_weight=True)
         del meanwhile
         return out
 
     def flash(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Fused attention on keys and values repeated to all heads: keeps its inputs, output and log-sums."""
-        query, key, value = (self.cast(x, self.size) for x in (query, key, value))
         scratch = [("query", FLOAT32), ("heads", FLOAT32)]
         keys, values = key, value
         if key.symbol == "key" and self.tape.widths["key"] < self.tape.widths["query"]:
@@ -117,19 +146,73 @@ class _Player(Operations):
         """One copy per query head."""
         return self.tape.record("query", x.bytes_each, [x])
 
-    def explicit(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Every score written out: products, cap, float32 mask and softmax, 16-bit shares."""
+    def mixed(self, attention: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Values mixed by attention: by a kernel for all documents, or document by document."""
         query, key, value = (self.cast(x, self.size) for x in (query, key, value))
-        keys, values = self.repeated(key), self.repeated(value)
-        scores = self.scaled(self.tape.record("scores", self.size, [query, keys], saved=[query, keys]))
-        scores = self.tape.record("scores", self.size, [self.scaled(scores)], saves_output=True)
-        scores = self.scaled(self.cast(self.scaled(scores), FLOAT32))
-        shares = self.tape.record("scores", FLOAT32, [scores], saves_output=True)
+        explicit = self.setting.explicit_attention or attention.scores != "plain"
+        if not explicit and self.size != FLOAT32 and attention.kind != "latent":
+            return self.flash(query, key, value)
+        attend = partial(self.explicit, attention) if explicit else partial(self.efficient, attention)
+        parts = [attend(query, key, value) for _ in range(self.setting.documents)]
+        symbol = "value" if attention.kind == "latent" else "query"
+        joined = self.tape.record(symbol, self.size, parts, passes_on=True)
+        del parts
+        return self.tape.record(symbol, self.size, [joined])
+
+    def document(self, width: int) -> int:
+        """Values of a document at so many a token."""
+        return width * self.tape.tokens // self.setting.documents
+
+    def document_heads(self, attention: Attention, x: Tensor) -> Tensor:
+        """Keys or values of a document, repeated to all heads where heads share them."""
+        if x.symbol != "key" or attention.key_width == attention.query_width:
+            return x
+        return self.tape.record(CONSTANT, self.document(attention.query_width) * self.size, [x])
+
+    def efficient(self, attention: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Torch's memory-efficient kernel, which takes float32: keeps its inputs, output and log-sums."""
+        keys, values = self.document_heads(attention, key), self.document_heads(attention, value)
+        sums = self.document(attention.heads) * FLOAT32
+        kept = self.tape.temporary(CONSTANT, sums)
+        out = self.document(attention.output.in_features) * self.size
+        inputs = [query, keys, values]
+        return self.tape.record(CONSTANT, out, inputs, [*inputs, kept], [(CONSTANT, sums)], saves_output=True)
+
+    def explicit(self, attention: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Every score written out: products, cap, float32 mask and softmax, 16-bit shares."""
+        keys, values = self.document_heads(attention, key), self.document_heads(attention, value)
+        count = self.document(self.tape.widths["scores"])
+        raw = self.tape.record(CONSTANT, count * self.size, [query, keys], saved=[query, keys])
+        scores = self.tape.record(CONSTANT, count * self.size, [raw])
+        del raw
+        if attention.scores == "capped":
+            divided = self.tape.record(CONSTANT, count * self.size, [scores])
+            capped = self.tape.record(CONSTANT, count * self.size, [divided], saves_output=True)
+            del divided
+            scores = self.tape.record(CONSTANT, count * self.size, [capped])
+            del capped
+        shares, masked = self.shares(attention, scores, count)
         del scores
-        narrow = self.cast(shares, self.size)
-        del shares
-        mixed = self.tape.record("query", self.size, [narrow, values], saved=[narrow, values])
-        return self.tape.record("query", self.size, [mixed])
+        out = self.document(attention.output.in_features) * self.size
+        mixed = self.tape.record(CONSTANT, out, [shares, values], saved=[shares, values])
+        del masked
+        return mixed
+
+    def shares(self, attention: Attention, scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """Softmax of masked float32 scores in 16 bits; and those scores, which stay as long as the frame."""
+        visible = self.tape.temporary(CONSTANT, count // attention.heads)
+        hidden = self.tape.temporary(CONSTANT, count // attention.heads)
+        wide = scores if self.size == FLOAT32 else self.tape.record(CONSTANT, count * FLOAT32, [scores])
+        masked = self.tape.record(CONSTANT, count * FLOAT32, [wide], saved=[hidden])
+        del wide, hidden
+        if attention.scores == "sinks":  # a column for the sinks
+            masked = self.tape.record(CONSTANT, count * FLOAT32, [masked], passes_on=True)
+        scratch = [(CONSTANT, count * FLOAT32)]
+        shares = self.tape.record(CONSTANT, count * FLOAT32, [masked], scratch=scratch, saves_output=True)
+        if self.size != FLOAT32:
+            shares = self.tape.record(CONSTANT, count * self.size, [shares])
+        del visible
+        return shares, masked
 
     def gated_delta(self, attention: Attention, x: Tensor) -> Tensor:
         """Linear attention, roughly: what its projections and a fused kernel keep."""

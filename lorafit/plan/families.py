@@ -27,7 +27,13 @@ _MISTRAL = Family(attention=partial(attention.split, qkv_bias=False, o_bias=Fals
 _QWEN2 = Family(attention=partial(attention.split, qkv_bias=True, o_bias=False))
 _QWEN3 = Family(attention=partial(attention.split, qk_norm="head", head_width=128))
 _GEMMA = Family(attention=partial(attention.split, head_width=256), norm="wide", tied=True)
-_GEMMA2 = replace(_GEMMA, norms=4, order="sandwich", explicit_attention=True, capped_logits=True)
+_GEMMA2 = replace(
+    _GEMMA,
+    attention=partial(attention.split, head_width=256, scores="capped"),
+    norms=4,
+    order="sandwich",
+    capped_logits=True,
+)
 _WIDE_NORMED = Family(attention=partial(attention.split, qk_norm="width"))
 _GLM = Family(attention=partial(attention.split, qkv_bias=("attention_bias", True), o_bias=False), mlp=mlp.gated_fused)
 _LAYER_NORM = Family(norm="layer", norm_values=2)
@@ -65,7 +71,11 @@ FAMILIES: dict[str, Family] = {
     "gemma": _GEMMA,
     "gemma2": _GEMMA2,
     "gemma3_text": replace(
-        _GEMMA, attention=partial(attention.split, qk_norm="head", head_width=256), norms=4, order="sandwich"
+        _GEMMA,
+        attention=partial(attention.split, qk_norm="head", head_width=256),
+        norms=4,
+        order="sandwich",
+        position_tables=2,  # of layers that see a window and of those that see all
     ),
     "olmo": Family(norm="layer", norm_values=0),
     "olmo2": replace(_WIDE_NORMED, norm="wide", order="post"),
@@ -162,11 +172,10 @@ FAMILIES: dict[str, Family] = {
     ),
     "gpt_oss": Family(
         attention=partial(
-            attention.split, qkv_bias=("attention_bias", True), o_bias=("attention_bias", True), sinks=True
+            attention.split, qkv_bias=("attention_bias", True), o_bias=("attention_bias", True), scores="sinks"
         ),
         sparse_mlp=partial(_WIDE_EXPERTS, biased=True),
         sparse_layers=every_layer,
-        explicit_attention=True,
     ),
     "qwen2_moe": replace(_QWEN2, sparse_mlp=_QWEN_SHARED, sparse_layers=stepped),
     "qwen3_moe": Family(

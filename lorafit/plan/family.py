@@ -76,8 +76,8 @@ class Family:
     prefix: str = "model.layers"
     head_bias: Bias = False
     positions: str | None = None  # key with the number of learned positions
+    position_tables: int = 1  # pairs of sines and cosines
     scaled_branches: bool = False
-    explicit_attention: bool = False  # soft caps or sinks, which no fused kernel has
     capped_logits: bool = False
     scaled_embeddings: bool = False  # after the embedding, so that its own output stays too
     scaled_logits: bool = False  # the head is not all there is to the logits

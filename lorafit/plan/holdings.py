@@ -126,7 +126,8 @@ def optimizer_states(question: MemoryQuestion, tensors: Counter[int]) -> tuple[l
         if optimizer.bits == 32:  # torch's moments are as wide as the weights
             size = size * question.trained_bytes // 4
         if optimizer.paged and values >= SMALLEST_PAGED_VALUES:
-            paged += size
+            scales = optimizer.scale_bytes(values) * count  # bitsandbytes pages the moments, never their scales
+            paged, resident = paged + size - scales, resident + scales
         else:
             resident, resident_values = resident + size, resident_values + values * count
     each = "1 byte, and scales" if optimizer.bits == 8 else f"{question.trained_bytes} bytes"

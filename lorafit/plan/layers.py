@@ -45,6 +45,7 @@ class Attention:
     kind: Literal["softmax", "latent", "gated_delta"] = "softmax"
     fused: bool = False  # queries, keys and values come out of one projection
     qk_norm: bool = False
+    scores: Literal["plain", "capped", "sinks"] = "plain"  # what no fused kernel has: soft caps, a sink a head
     other_parameters: int = 0  # norms of queries and keys, sinks, convolutions
     output_index: int = -1  # which of the linears is the way out
 
@@ -52,6 +53,14 @@ class Attention:
     def output(self) -> Linear:
         """The projection back to the residual stream."""
         return self.linears[self.output_index]
+
+    @property
+    def rotary_width(self) -> int:
+        """Numbers a token in a table of positions: a head's width, or the part of it that turns."""
+        if self.kind != "latent":
+            return self.query_width // self.heads
+        narrow, wide = self.inward[-2:]
+        return narrow.out_features - wide.in_features
 
     @property
     def inward(self) -> list[Linear]:
@@ -127,11 +136,16 @@ class ModelShape:
     layers: tuple[Layer, ...]
     prefix: str = "model.layers"
     outer_parameters: int = 0  # final norm, learned positions, bias of the head
-    explicit_attention: bool = False  # soft caps or sinks: no fused kernel, every score is written out
     capped_logits: bool = False  # tanh over the logits keeps a copy of them
     scaled_embeddings: bool = False  # times a number, outside the embedding itself
     scaled_logits: bool = False  # the logits are the head's times a number
+    position_tables: int = 1  # pairs of sines and cosines; none where positions are learned
     notes: tuple[str, ...] = ()
+
+    @property
+    def explicit_attention(self) -> bool:
+        """Some layer has no fused kernel: every score is written out."""
+        return any(layer.attention.scores != "plain" for layer in self.layers)
 
     @property
     def embedding_parameters(self) -> int:

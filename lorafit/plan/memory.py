@@ -9,7 +9,7 @@ from dataclasses import replace
 from itertools import accumulate
 
 from lorafit.plan import holdings
-from lorafit.plan.passes import Load, Passes, head_backward, head_forward, play_passes
+from lorafit.plan.passes import Load, Passes, head_backward, head_forward, play_passes, positions
 from lorafit.plan.question import Component, Estimate, MemoryQuestion
 from lorafit.plan.shards import HEAD_ON_ARRIVAL, gathered_head, gathered_layers, split
 from lorafit.recipe.optimizers import OPTIMIZERS
@@ -79,23 +79,30 @@ def _moments(question: MemoryQuestion, held: list[Component], trained: int) -> d
     played = play_passes(question)
     # with several passes per step, the gradients of one live during the next
     before = [holdings.gradients(question, trained)] if question.accumulation else []
+    step, held = held, [*held, positions(question)]
     kept = _kept(question, played.waiting(len(played.layers)), len(played.layers))
     in_loss, after_loss = head_forward(question, played.stream_bytes), head_backward(question, played.stream_bytes)
     moments = {
         "loss, forward": [*held, *before, kept, *_copies(question, played), in_loss, *gathered_head(question)],
         "loss, backward": [*held, *before, kept, after_loss, *gathered_head(question)],
         "backward of a layer": [*held, *_worst_layer(question, played, trained), *gathered_layers(question)],
-        "optimizer step": [*held, holdings.gradients(question, trained), *_update(question, trained)],
+        "optimizer step": [*step, holdings.gradients(question, trained), *_update(question, trained)],
     }
     if question.sharded and not question.stack:
         arriving = gathered_head(question, HEAD_ON_ARRIVAL)
+<<<<<<< HEAD
         moments["gathering the head"] = [*held, *before, kept, *_copies(question, played), *arriving]
+=======
+        moments["gathering the head"] = [*held, *before, kept, *_copies(question, trained), *arriving]
+    if not question.checkpointing:
+        moments["forward of a layer"] = [*held, *before, *_last_forward(question, played), *gathered_layers(question)]
+>>>>>>> d2b1f80 (wip3)
     if question.is_full and not question.classes:
         moments["backward of the head"] = [*held, *before, kept, *_head_gradient(question)]
     if question.flat_trained:
-        moments["laying gradients flat"] = [*held, holdings.gradients(question, trained), _flat(trained)]
+        moments["laying gradients flat"] = [*step, holdings.gradients(question, trained), _flat(trained)]
     elif question.gpus > 1:
-        moments["adding up gradients"] = [*held, holdings.gradients(question, trained), _exchange(trained)]
+        moments["adding up gradients"] = [*step, holdings.gradients(question, trained), _exchange(trained)]
     return moments
 
 
@@ -119,6 +126,15 @@ def _worst_layer(question: MemoryQuestion, played: Passes, trained: int) -> list
         _kept(question, played.waiting(worst), worst),
         Component(f"layer {worst}, {name}", at_work.total(tokens), at_work.formula(tokens), passing=True),
     ]
+
+
+def _last_forward(question: MemoryQuestion, played: Passes) -> list[Component]:
+    """The last layer at the height of its forward, over what all below it keep."""
+    below, load = len(played.layers) - 1, played.layers[-1].forward
+    passing = Component(
+        f"layer {below}, in its forward", load.total(question.tokens), load.formula(question.tokens), passing=True
+    )
+    return [_kept(question, played.waiting(below), below), passing]
 
 
 def _gradients_by_layer(question: MemoryQuestion, played: Passes, trained: int) -> list[int]:

@@ -20,7 +20,8 @@ class Setting:
     full: bool = False  # the base weights themselves are trained, in float32
     dora: bool = False
     dropout: bool = False
-    explicit_attention: bool = False  # every score is written out: soft caps, sinks, `attention: eager`
+    explicit_attention: bool = False  # `attention: eager`: every score is written out
+    documents: int = 1  # that attention goes through one after another, where no kernel takes them all
 
     autocast: bool = True  # products run in 16 bits whatever their operands are
     copies: bool = True  # of trained float32 weights in 16 bits
@@ -74,7 +75,7 @@ class Operations:
         """Times the scale of a norm, which keeps x only where that scale is trained."""
         trains = self.setting.full
         size = x.bytes_each if trains else max(x.bytes_each, self.setting.norm_bytes)
-        return self.tape.record(x.symbol, size, [x], saved=[x] if trains else [], trains=trains)
+        return self.tape.record(x.symbol, size, [x], saved=[x] if trains else [], trains=trains, saves_weight=True)
 
     def activation(self, x: Tensor, symbol: str, *, composed: bool = False) -> Tensor:
         """An elementwise function, which keeps its input; `composed`: written out in several."""
@@ -114,7 +115,7 @@ class Operations:
         if self.setting.full:
             return self.trained_product(narrow, symbol, linear.weights)
         if self.setting.packed == "no":
-            return self.tape.record(symbol, self.size, [narrow])
+            return self.tape.record(symbol, self.size, [narrow], saves_weight=True)
         unpacked = self.unpacked(linear)
         if self.setting.packed == "int8":  # keeps its input where checkpointing does not see it
             self._pin(narrow)
@@ -138,7 +139,7 @@ class Operations:
         meanwhile = self.tape.temporary(CONSTANT, packed if self.tape.tokens > FUSED_4BIT_TOKENS else 0)
         dropped = [(x.symbol, self.size + 1)] if self.setting.dropout else []
         scratch = [(CONSTANT, packed), *dropped]
-        out = self.tape.record(symbol, self.size, [x], saved=[x, low], scratch=scratch, trains=True)
+        out = self.tape.record(symbol, self.size, [x], saved=[x, low], scratch=scratch, trains=True, saves_late=True)
         del meanwhile
         for width, size in dropped:
             self.tape.temporary(width, size)

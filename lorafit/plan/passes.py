@@ -10,7 +10,7 @@ from lorafit.plan.operations import Setting
 from lorafit.plan.question import Component, MemoryQuestion
 from lorafit.plan.stack import Stack
 from lorafit.plan.tape import Form, Tape
-from lorafit.recipe.adapters import Dora, Full, Lora
+from lorafit.recipe.adapters import Dora, Full
 from lorafit.recipe.quantization import Bits4, Int8
 
 FLOAT32 = 4
@@ -51,6 +51,7 @@ class LayerLoad:
 
     waiting: Load  # kept from its forward for its backward
     working: Load  # live at the worst moment of its backward (and of its recomputation), what it kept included
+    forward: Load  # live at the worst moment of its forward, with all that it keeps
     trained: int  # values trained in it
 
 
@@ -92,13 +93,27 @@ def _play(
 ) -> tuple[LayerLoad, int]:
     width_of = widths(question.shape, layer, question.rank, question.max_length)
     tape = Tape(width_of, question.tokens)
+<<<<<<< HEAD
     memory = play_layer(layer, tape, _setting(question), adapted, input_bytes=stream, lowest=first and not again)
     if again:
+=======
+    memory = play_layer(
+        layer,
+        tape,
+        _setting(question),
+        adapted,
+        input_bytes=stream,
+        lowest=first and not question.checkpointing,
+        recomputed=question.checkpointing,
+    )
+    if question.checkpointing:
+>>>>>>> d2b1f80 (wip3)
         inputs = 2 if first else 1  # an embedding that is scaled stays beside what it was scaled to
         waiting = _load(Form({"hidden": inputs * stream}), width_of) + _load(memory.pinned, width_of)
     else:
         waiting = _load(memory.kept, width_of)
-    return LayerLoad(waiting, _load(memory.peak, width_of), _trained(question, layer, adapted)), memory.output_bytes
+    working, forward = _load(memory.backward, width_of), _load(memory.forward, width_of)
+    return LayerLoad(waiting, working, forward, _trained(question, layer, adapted)), memory.output_bytes
 
 
 def _setting(question: MemoryQuestion) -> Setting:
@@ -115,8 +130,9 @@ def _setting(question: MemoryQuestion) -> Setting:
         copies=question.copies_weights,
         norm_bytes=question.norm_bytes if question.stack else question.compute_bytes,
         groups=question.stack is not None and question.stack.kernel == "flash_attention_2",
-        fused=question.stack is None and isinstance(question.adapter, Lora),
-        explicit_attention=question.explicit_attention or question.shape.explicit_attention,
+        fused=question.fused,
+        explicit_attention=question.explicit_attention,
+        documents=1 if question.stack else question.micro_batch_size,
     )
 
 
@@ -129,6 +145,19 @@ def _trained(question: MemoryQuestion, layer: Layer, adapted: frozenset[str]) ->
 
 def _load(form: Form, width_of: dict[str, int]) -> Load:
     return Load(Counter({(symbol, width_of[symbol]): size for symbol, size in form.per_token.items()}), form.constant)
+
+
+IDS_BYTES = 4 * 8  # of a token: its number, its position, whether it predicts, and what
+
+
+def positions(question: MemoryQuestion) -> Component:
+    """What every layer reads beside the stream: sines and cosines of positions, and the batch itself."""
+    shape, tokens = question.shape, question.tokens
+    width = max((layer.attention.rotary_width for layer in shape.layers), default=0)
+    table = 2 * shape.position_tables * width * question.embedding_bytes
+    return Component(
+        "positions and the batch", tokens * (table + IDS_BYTES), f"{tokens:,} tokens x ({table:,} + {IDS_BYTES}) bytes"
+    )
 
 
 CHUNK_LOGITS = 2**25  # float32 values of logits that stand at once under a frozen head: 128 MiB

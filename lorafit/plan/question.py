@@ -7,7 +7,7 @@ from typing import Literal
 from lorafit.plan.layers import Linear, ModelShape
 from lorafit.plan.stack import Stack
 from lorafit.plan.targets import match_targets
-from lorafit.recipe.adapters import Adapter, Full
+from lorafit.recipe.adapters import Adapter, Full, Lora
 from lorafit.recipe.optimizers import OPTIMIZERS, OptimizerName
 from lorafit.recipe.quantization import Quantization, Unquantized
 
@@ -77,9 +77,14 @@ class MemoryQuestion:
         return self.compute_bytes == 2 and (self.stack is None or self.stack.amp)
 
     @property
+    def fused(self) -> bool:
+        """Lorafit's LoRA linear stands in for PEFT's forward."""
+        return self.stack is None and isinstance(self.adapter, Lora)
+
+    @property
     def copies_weights(self) -> bool:
-        """Autocast keeps 16-bit copies of trained weights."""
-        return self.autocast and self.trained_bytes == 4
+        """Autocast keeps 16-bit copies of trained weights, but for those that lorafit's own linear reads."""
+        return self.autocast and self.trained_bytes == 4 and not self.fused
 
     @property
     def compute_bytes(self) -> int:

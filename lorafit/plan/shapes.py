@@ -70,10 +70,10 @@ def _shape(config: Mapping[str, object], name: str) -> ModelShape:
         layers=family.layers(keys),
         prefix=family.prefix,
         outer_parameters=family.outer_parameters(keys),
-        explicit_attention=family.explicit_attention,
         capped_logits=family.capped_logits,
         scaled_embeddings=family.scaled_embeddings,
         scaled_logits=family.scaled_logits,
+        position_tables=0 if family.positions else family.position_tables,
     )
     keys.done()
     return replace(shape, notes=_notes(family, shape.layers, shape.expert_parameters))

@@ -43,6 +43,7 @@ class Node:
     saved: Sequence[Tensor]
     scratch: Sequence[tuple[str, int]]  # temporaries of its backward
     passes_on: bool  # hands its own gradient to the inputs, as an addition does
+    recalls: bool  # asks for something that was kept, be it a weight that is there anyway
 
 
 @dataclass
@@ -57,6 +58,7 @@ class Tape:
     _at_peak: dict[str, int] = field(default_factory=dict)
     _edges: int = 0
     _nodes: list[Node] = field(default_factory=list)
+    _peak_at_save: tuple[int, dict[str, int]] = field(default=(0, {}))
 
     def count(self, symbol: str, bytes_each: int) -> None:
         """Add to (or with a negative number take from) the live bytes."""
@@ -87,31 +89,63 @@ class Tape:
         passes_on: bool = False,
         trains: bool = False,
         saves_output: bool = False,
+        saves_weight: bool = False,
+        saves_late: bool = False,
     ) -> Tensor:
         """Play one operation forward: keep what its backward needs, and give its output.
 
         `scratch` are temporaries of the backward, `passes_on` marks an addition (its gradient is its inputs'),
-        `trains` an operation with a trained weight, which has a gradient even where its input wants none.
+        `trains` an operation with a trained weight, which has a gradient even where its input wants none,
+        `saves_weight` one that keeps a frozen weight: no memory, but recomputation goes by what is kept;
+        `saves_late` an autograd function in Python, which keeps its inputs once it has computed.
         """
         wanting = [(x.edge, x.symbol, x.bytes_each) for x in inputs if x.needs_grad]
         in_graph = trains or bool(wanting)
+        recalls = bool(saved) or saves_weight or saves_output
+        if in_graph and (saved or saves_weight):  # torch keeps inputs before it computes
+            self._peak_at_save = self.peak_bytes, self._at_peak
         output = self.tensor(symbol, bytes_each, needs_grad=in_graph)
         if in_graph:
+            if saves_output or saves_late:
+                self._peak_at_save = self.peak_bytes, self._at_peak
             kept = [*saved, output] if saves_output else list(saved)
-            self._nodes.append(Node(output.edge, wanting, kept, scratch, passes_on))
+            self._nodes.append(Node(output.edge, wanting, kept, scratch, passes_on, recalls))
         return output
 
     def live_form(self, without: Tensor) -> Form:
         """Give what is live now besides this tensor."""
         return _form(self.live - Counter({without.symbol: without.bytes_each}))
 
+    def stop_at_last_save(self) -> None:
+        """Forget a peak after the last tensor that was kept: recomputation ends there."""
+        self.peak_bytes, self._at_peak = self._peak_at_save
+
+    def begin_anew(self) -> None:
+        """Forget the peak so far."""
+        self.peak_bytes, self._at_peak = self.live_bytes, dict(self.live)
+
     def peak_form(self) -> Form:
         """Give what was live at the worst moment so far."""
         return _form(self._at_peak)
 
-    def backward(self, output: Tensor) -> None:
-        """Play the backward pass from this output; its gradient arrives with the same size."""
-        gradients = {output.edge: Tensor(self, output.symbol, output.bytes_each)}
+    def before_recomputation(self, edge: int, symbol: str, bytes_each: int) -> list[tuple[str, int]]:
+        """Give the gradients that are there when the backward from this output first wants something that was kept.
+
+        A checkpointed layer is recomputed at that moment, and not when the gradient of its output arrives.
+        """
+        gradients: dict[int, list[tuple[str, int]]] = {edge: [(symbol, bytes_each)]}
+        for node in reversed(self._nodes):
+            if node.recalls:
+                break
+            gradient = gradients.pop(node.output, [])
+            for into, name, size in node.inputs:
+                gradients.setdefault(into, gradient if node.passes_on else [(name, size)])
+        return [each for made in {id(made): made for made in gradients.values()}.values() for each in made]
+
+    def backward(self, edge: int, gradient: Tensor) -> None:
+        """Play the backward pass from the output of this edge, itself gone, with the gradient that arrived."""
+        gradients = {edge: gradient}
+        del gradient
         while self._nodes:
             node = self._nodes.pop()
             gradient = gradients.pop(node.output)

@@ -25,9 +25,13 @@ class Optimizer:
 
     def state_bytes(self, values: int) -> int:
         """Bytes of both moments of one trained tensor of so many values."""
-        if self.bits == 8 and values >= SMALLEST_8BIT_VALUES:
-            return 2 * (values + 4 * -(-values // BLOCK_VALUES))
-        return 8 * values
+        narrow = self.bits == 8 and values >= SMALLEST_8BIT_VALUES
+        return 2 * values + self.scale_bytes(values) if narrow else 8 * values
+
+    def scale_bytes(self, values: int) -> int:
+        """Of these, the float32 scales of 8-bit moments."""
+        narrow = self.bits == 8 and values >= SMALLEST_8BIT_VALUES
+        return 8 * -(-values // BLOCK_VALUES) if narrow else 0
 
 
 OPTIMIZERS: dict[OptimizerName, Optimizer] = {
