@@ -90,13 +90,9 @@ def _moments(question: MemoryQuestion, held: list[Component], trained: int) -> d
     }
     if question.sharded and not question.stack:
         arriving = gathered_head(question, HEAD_ON_ARRIVAL)
-<<<<<<< HEAD
         moments["gathering the head"] = [*held, *before, kept, *_copies(question, played), *arriving]
-=======
-        moments["gathering the head"] = [*held, *before, kept, *_copies(question, trained), *arriving]
     if not question.checkpointing:
         moments["forward of a layer"] = [*held, *before, *_last_forward(question, played), *gathered_layers(question)]
->>>>>>> d2b1f80 (wip3)
     if question.is_full and not question.classes:
         moments["backward of the head"] = [*held, *before, kept, *_head_gradient(question)]
     if question.flat_trained:
