@@ -43,6 +43,7 @@ def play_layer(
     waiting = [tape.temporary(symbol, size) for symbol, size in first]
     hidden = tape.tensor("hidden", input_bytes, needs_grad=setting.full or not lowest)
     output = player.layer(layer, hidden)
+    checkpoint = hidden if recomputed else None
     del hidden
     forward, kept, edge, size = tape.peak_form(), tape.live_form(without=output), output.edge, output.bytes_each
     del output
@@ -52,6 +53,7 @@ def play_layer(
         tape.begin_anew()
     del waiting
     tape.backward(edge, tape.temporary("hidden", size))
+    del checkpoint
     return LayerMemory(forward, tape.peak_form(), kept, player.pinned_form(), size)
 
 
