@@ -13,13 +13,13 @@ import json
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lorafit.errors import LorafitError
-from lorafit.model.trace_depth import LIBRARIES, exact
+from lorafit.model.trace_depth import exact
 from lorafit.plan.exact import Exact
 from lorafit.plan.memory import Estimate, estimate
 from lorafit.train.trace import fake_optimizer
@@ -118,6 +118,7 @@ def summary(found: list[Agreement]) -> str:
 def table(found: list[Agreement], seed: int) -> str:
     """Errors by family and method, as Markdown."""
     good = [each for each in found if not each.refused]
+    del seed
     lines = ["| family | method | n | median % | 95th percentile % | worst % |", "|---|---|---|---|---|---|"]
     lines += [_line(name, spread) for name, spread in _spreads(good)]
     return "\n".join(lines)
@@ -139,23 +140,59 @@ def _line(name: tuple[str, str], spread: Spread) -> str:
     return f"| {name[0]} | {name[1]} | {spread.count} | {shares} |"
 
 
+HELD = ("gradients", "optimizer states", "cuBLAS workspace")
+
+
+def by_component(guess: Estimate, found: Exact) -> dict[str, tuple[int, int]]:
+    """Bytes of both answers at their peaks, by what they are: weights, adapter, gradients, states, and what passes."""
+    parts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    for part in guess.components:
+        parts[_kind(part.name)][0] += part.bytes
+    for name, size in found.components().items():
+        parts[_kind(name)][1] += size
+    return {name: (sizes[0], sizes[1]) for name, sizes in parts.items()}
+
+
+def _kind(name: str) -> str:
+    """Bring the names of both answers to one."""
+    if name.startswith(("lora weights", "dora weights")):
+        return "adapter"
+    if name.startswith(("weights", "linear weights", "experts", "embedding", "norms")):
+        return "weights"
+    if name.endswith("states"):
+        return "optimizer states"
+    return name if name in HELD else "activations, logits and temporaries"
+
+
 def explain(asked: Drawn) -> str:
-    """Both answers by moment, then what each holds at the exact one's peak."""
+    """Both answers by component and by moment, then what each holds at its peak."""
     guess, found = estimate(asked.question), traced(asked)
-    lines = [asked.setting, f"estimate {guess.peak_bytes / MIB:.1f} MiB, exact {found.peak_bytes / MIB:.1f} MiB"]
-    lines += [f"  estimate {size / MIB:10.1f}  {name}" for name, size in guess.phases.items()]
-    workspace = found.workspace_bytes
-    lines += [f"  exact    {(m.total + workspace) / MIB:10.1f}  {name}" for name, m in found.moments.items()]
-    lines += [f"estimate, {guess.peak_phase}:"]
-    lines += [f"  {part.bytes / MIB:10.1f}  {part.name}: {part.formula}" for part in guess.components]
-    lines += [f"exact, {found.peak_phase}:"]
-    lines += [f"  {size / MIB:10.1f}  {name}" for name, size in found.components().items()]
-    peak = found.moments[found.peak_phase]
-    lines += [
-        f"  {size / MIB:10.1f}  {peak.counts[group]} x {group.dtype} {list(group.shape)} {group.operation}: {group.owner}"
-        for group, size in peak.bytes.most_common(30)
+    peak, more = found.moments[found.peak_phase], found.workspace_bytes
+    error = 100 * relative_error(guess.peak_bytes, found.peak_bytes)
+    parts = by_component(guess, found).items()
+    groups = [
+        (size, f"{peak.counts[group]} x {group.dtype} {list(group.shape)} {group.operation}: {group.owner}")
+        for group, size in peak.bytes.most_common(40)
     ]
-    return "\n".join(lines)
+    return "\n".join(
+        [
+            f"{asked.setting}: {error:+.2f} %",
+            *(f"{one / MIB:10.1f} {two / MIB:10.1f} MiB {name} (estimate, exact)" for name, (one, two) in parts),
+            "estimate:",
+            *_lines((size, name) for name, size in guess.phases.items()),
+            "exact:",
+            *_lines((moment.total + more, name) for name, moment in found.moments.items()),
+            f"estimate, {guess.peak_phase}:",
+            *_lines((part.bytes, f"{part.name}: {part.formula}") for part in guess.components),
+            f"exact, {found.peak_phase}:",
+            *_lines((size, name) for name, size in found.components().items()),
+            *_lines(groups),
+        ]
+    )
+
+
+def _lines(rows: Iterable[tuple[int, str]]) -> Iterator[str]:
+    return (f"  {size / MIB:10.1f}  {text}" for size, text in rows)
 
 
 def main() -> None:

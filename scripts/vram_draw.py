@@ -1,4 +1,4 @@
-"""Random models and settings for the estimate of memory: sizes as real models have them, small where only ratios count."""
+"""Random models and settings for the estimate of memory, with sizes as real models have them."""
 
 import random
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from lorafit.recipe.quantization import Nf4, Quantization, Unquantized
 
 DENSE = (
     "llama", "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "granite", "olmo2", "glm4",
-    "cohere", "starcoder2", "gpt2", "gpt_neox", "stablelm", "phi", "falcon",
+    "cohere", "starcoder2", "gpt2", "gpt_neox", "phi",
 )  # fmt: skip
 EXPERTS = ("mixtral", "qwen3_moe", "deepseek_v3")
 OWN_HEAD_WIDTH = ("gemma", "gemma2", "gemma3_text", "qwen3", "glm4", "mistral", "qwen3_moe")
@@ -40,9 +40,9 @@ class Drawn:
         """All that was drawn, in one line."""
         asked, config = self.question, self.config
         heads = f"{config['num_attention_heads']}/{config['num_key_value_heads']}"
+        sizes = f"h{asked.shape.hidden_size} a{heads} f{config['intermediate_size']} v{asked.shape.vocab_size}"
         parts = [
-            f"{self.family} h{asked.shape.hidden_size} a{heads} f{config['intermediate_size']} v{asked.shape.vocab_size}"
-            f" L{len(asked.shape.layers)}",
+            f"{self.family} {sizes} L{len(asked.shape.layers)}",
             "tied" if asked.shape.tied else "",
             asked.method,
             _adapter_text(asked.adapter),
@@ -93,18 +93,17 @@ def _own_keys(draw: random.Random, family: str, hidden: int) -> dict[str, Any]:
     """What some families call by other names, or have alone."""
     experts = {"num_experts_per_tok": draw.choice([1, 2, 4]), "moe_intermediate_size": hidden // 2}
     count = draw.choice([4, 8, 16])
-    return {
+    keys: dict[str, dict[str, Any]] = {
         "gpt2": {"n_inner": 4 * hidden, "n_positions": 16_384},
-        "falcon": {"ffn_hidden_size": 4 * hidden, "multi_query": draw.random() < 0.5},
         "gpt_neox": {"use_parallel_residual": draw.random() < 0.7},
-        "stablelm": {"use_parallel_residual": draw.random() < 0.3, "use_qkv_bias": draw.random() < 0.5},
         "mixtral": experts | {"num_local_experts": count},
         "qwen3_moe": experts | {"num_experts": count},
         "deepseek_v3": experts
         | {"n_routed_experts": count, "n_shared_experts": 1, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1}
         | {"q_lora_rank": hidden // 2, "kv_lora_rank": hidden // 4, "qk_nope_head_dim": 64, "qk_rope_head_dim": 32}
         | {"v_head_dim": 64},
-    }.get(family, {})
+    }
+    return keys.get(family, {})
 
 
 def _question(draw: random.Random, config: dict[str, Any]) -> MemoryQuestion:

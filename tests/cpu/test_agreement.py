@@ -1,17 +1,27 @@
-"""The estimate against the traced step over random models and settings: some and hundreds in the soak."""
-
-import statistics
+"""The estimate against the traced step over random models and settings: a sample every day, more in the soak."""
 
 import pytest
 
-from scripts.vram_agreement import agreements
+from scripts.spread import Spread
+from scripts.vram_agreement import agreement, explain
+from scripts.vram_draw import drawn
+
+EVERY_DAY = range(10)
+SEED = 20
 
 
+@pytest.mark.parametrize("index", EVERY_DAY)
+def test_the_estimate_agrees_with_the_trace(index: int) -> None:
+    """A library that makes one copy more turns this red; the message has both answers by component and moment."""
+    found = agreement(SEED, index)
+    assert not found.refused
+    assert abs(found.error) <= 0.03, explain(drawn(SEED, index))
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(7200)
-@pytest.mark.parametrize("count", [pytest.param(n, marks=pytest.mark.slow) for n in (20, 500)])
-def test_the_estimate_agrees_with_the_trace(count: int) -> None:
-    found = list(agreements(count, seed=3))
-    errors = sorted(abs(each.error) for each in found)
-    worst = max(found, key=lambda each: abs(each.error))
-    assert statistics.median(errors) <= 0.01
-    assert errors[round(0.9 * (len(errors) - 1))] <= 0.15, worst
+def test_hundreds_agree() -> None:
+    found = [agreement(SEED, index) for index in range(200)]
+    spread = Spread.of(each.error for each in found if not each.refused)
+    assert spread.median <= 0.01
+    assert spread.high <= 0.03, max(found, key=lambda each: abs(each.error))

@@ -12,7 +12,7 @@ from lorafit.plan.block import play_layer, widths
 from lorafit.plan.catalogue import entries
 from lorafit.plan.memory import WORKSPACE_BYTES, estimate, largest_micro_batch
 from lorafit.plan.operations import Setting
-from lorafit.plan.passes import play_passes
+from lorafit.plan.passes import play_passes, positions
 from lorafit.plan.question import MemoryQuestion
 from lorafit.plan.shapes import shape_by_name, shape_from_config
 from lorafit.plan.stack import Stack
@@ -41,7 +41,9 @@ def kept(setting: Setting, adapted: frozenset[str] = ALL_LINEAR, input_bytes: in
     """What a middle layer of Llama-3.1-8B keeps for its backward, with repeated keys and values counted as such."""
     layer = LLAMA_8B.layers[1]
     tape = Tape(widths(LLAMA_8B, layer, 16, 4096), 4096)
-    return play_layer(layer, tape, setting, adapted, input_bytes=input_bytes, lowest=False).kept.per_token
+    return play_layer(
+        layer, tape, setting, adapted, input_bytes=input_bytes, lowest=False, recomputed=False
+    ).kept.per_token
 
 
 # with grouped keys, attention keeps 4Q + 4K; with keys and values repeated to all heads, as in the loop, 8Q
@@ -83,7 +85,7 @@ def test_the_worst_moment_of_lora_is_28h_14f() -> None:
     """The recomputation's own input is the checkpoint: 2H more."""
     layer = LLAMA_8B.layers[1]
     tape = Tape(widths(LLAMA_8B, layer, 16, 8192), 8192)
-    peak = play_layer(layer, tape, Setting(2), ALL_LINEAR, input_bytes=2, lowest=False).peak
+    peak = play_layer(layer, tape, Setting(2), ALL_LINEAR, input_bytes=2, lowest=False, recomputed=True).backward
     assert peak.per_token == {"hidden": 28 + 2, "query": 6 + REPEATED["query"], "mlp": 14, "rank": 14, "heads": 4}
 
 
@@ -91,7 +93,8 @@ def test_the_worst_moment_of_lora_is_28h_14f() -> None:
 def test_a_short_pass_of_qlora_peaks_with_an_unpacked_weight(tokens: int) -> None:
     layer = LLAMA_8B.layers[1]
     tape = Tape(widths(LLAMA_8B, layer, 16, tokens), tokens)
-    peak = play_layer(layer, tape, Setting(2, packed="4bit"), ALL_LINEAR, input_bytes=2, lowest=False).peak
+    setting = Setting(2, packed="4bit")
+    peak = play_layer(layer, tape, setting, ALL_LINEAR, input_bytes=2, lowest=False, recomputed=True).backward
     largest = 4096 * 14336
     assert (peak.constant >= 2 * largest) == (tokens == 1024)
 
@@ -100,7 +103,7 @@ def test_a_short_pass_of_qlora_peaks_with_an_unpacked_weight(tokens: int) -> Non
 def test_nothing_is_left_on_the_tape(setting: Setting) -> None:
     layer = LLAMA_8B.layers[1]
     tape = Tape(widths(LLAMA_8B, layer, 16, 512), 512)
-    play_layer(layer, tape, setting, ALL_LINEAR, input_bytes=2, lowest=False)
+    play_layer(layer, tape, setting, ALL_LINEAR, input_bytes=2, lowest=False, recomputed=True)
     assert tape.live_bytes == 0
     assert not any(tape.live.values())
 
@@ -195,7 +198,7 @@ def test_the_worst_layer_is_the_worst_of_all(model: str, checkpointing: bool) ->
     """Layers below it wait, layers above it have their gradients."""
     question = ask(model, checkpointing=checkpointing, max_length=333)
     played, found = play_passes(question).layers, estimate(question)
-    held = found.phases["optimizer step"] - 4 * found.trainable_parameters
+    held = found.phases["optimizer step"] - 4 * found.trainable_parameters + positions(question).bytes
     alive = [
         sum(below.waiting.total(333) for below in played[:index])
         + layer.working.total(333)
@@ -265,8 +268,8 @@ def test_fewer_targets_have_logits() -> None:
 def test_a_frozen_head_holds_the_logits_of_a_chunk() -> None:
     """Beyond a chunk a token costs its hidden state and the gradient of it, and no logits."""
     short, long = (estimate(ask(max_length=n)).phases["loss, forward"] for n in (2048, 4096))
-    layers = 32 * 2 * 4096  # checkpoints
-    assert long - short == 2048 * (layers + (4 + 4) * 4096)
+    layers, positions = 32 * 2 * 4096, 2 * 2 * 128 + 4 * 8  # checkpoints; sines, cosines, ids
+    assert long - short == 2048 * (layers + positions + (4 + 4) * 4096)
     assert estimate(ask(max_length=64)).phases["loss, forward"] < short
 
 
