@@ -123,6 +123,9 @@ def kernel_scratch_bytes(operation: str, args: Any) -> int:
         query = args[1]
         padded = query.shape[0] + 128
         return int(padded * query.shape[1] * (-(-query.shape[2] // 32) * 32 + 1) * 4)
+    if "_scaled_dot_product_flash_attention_backward" in operation:
+        rows, heads, tokens, width = args[1].shape
+        return int(rows * (tokens + 128) * heads * (-(-width // 32) * 32 + 1) * 4)
     if operation.startswith(("aten.logsumexp", "aten._softmax_backward_data")):
         return int(args[0].numel() * args[0].element_size())
     return 0
