@@ -91,7 +91,7 @@ def _moments(question: MemoryQuestion, held: list[Component], trained: int) -> d
     if question.sharded and not question.stack:
         arriving = gathered_head(question, HEAD_ON_ARRIVAL)
         moments["gathering the head"] = [*held, *before, kept, *_copies(question, played), *arriving]
-    if not question.checkpointing:
+    if question.recomputed < len(played.layers):
         moments["forward of a layer"] = [*held, *before, *_last_forward(question, played), *gathered_layers(question)]
     if question.is_full and not question.classes:
         moments["backward of the head"] = [*held, *before, kept, *_head_gradient(question)]

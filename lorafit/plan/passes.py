@@ -93,21 +93,16 @@ def _play(
 ) -> tuple[LayerLoad, int]:
     width_of = widths(question.shape, layer, question.rank, question.max_length)
     tape = Tape(width_of, question.tokens)
-<<<<<<< HEAD
-    memory = play_layer(layer, tape, _setting(question), adapted, input_bytes=stream, lowest=first and not again)
-    if again:
-=======
     memory = play_layer(
         layer,
         tape,
         _setting(question),
         adapted,
         input_bytes=stream,
-        lowest=first and not question.checkpointing,
-        recomputed=question.checkpointing,
+        lowest=first and not again,
+        recomputed=again,
     )
-    if question.checkpointing:
->>>>>>> d2b1f80 (wip3)
+    if again:
         inputs = 2 if first else 1  # an embedding that is scaled stays beside what it was scaled to
         waiting = _load(Form({"hidden": inputs * stream}), width_of) + _load(memory.pinned, width_of)
     else:
