@@ -23,9 +23,9 @@ BAND_BELOW, BAND_ABOVE = 0.06, 0.10
 
 WORKSPACE_BYTES = 8_519_680  # cuBLAS, per handle and stream (32 MiB on Hopper)
 CONTEXT_BYTES = 6 * 2**30 // 10  # CUDA context, modules, kernels: 0.3 to 2 GiB were seen; a machine's own is constant
-# Replayed through a model of torch's caching allocator, six steps of 8B and 70B models left holes of about a third
-# of what comes and goes; expandable segments leave less.
-HOLES_SHARE, HOLES_BYTES = 0.3, 256 * 2**20
+# Replayed through a model of torch's caching allocator, steps of 1B to 70B models left holes of about a third of what
+# comes and goes; expandable segments, which a run of lorafit turns on, leave half of that where a base is frozen.
+HOLES_SHARE, HOLES_SHARE_EXPANDABLE, HOLES_BYTES = 0.3, 0.15, 256 * 2**20
 
 # Products are at full speed from some thousand tokens on: a longer pass gains nothing and risks the memory.
 LARGEST_PASS_TOKENS = 16_384
@@ -52,7 +52,7 @@ def estimate(question: MemoryQuestion) -> Estimate:
         peak_phase=phase,
         components=tuple(part for part in moments[phase] if part.bytes),
         phases={name: _sum(parts) for name, parts in moments.items()},
-        reserved_bytes=_holes(moments[phase]),
+        reserved_bytes=_holes(question, moments[phase]),
         context_bytes=CONTEXT_BYTES,
         paged_bytes=paged,
         trainable_parameters=trained,
@@ -195,8 +195,9 @@ def _exchange(trained: int) -> Component:
     return Component("flat gradients and their copy", 8 * trained, f"{trained:,} trained x 2 x 4 bytes")
 
 
-def _holes(parts: list[Component]) -> int:
-    return round(HOLES_SHARE * sum(part.bytes for part in parts if part.passing)) + HOLES_BYTES
+def _holes(question: MemoryQuestion, parts: list[Component]) -> int:
+    share = HOLES_SHARE if question.stack or question.is_full else HOLES_SHARE_EXPANDABLE
+    return round(share * sum(part.bytes for part in parts if part.passing)) + HOLES_BYTES
 
 
 def _workspace() -> Component:

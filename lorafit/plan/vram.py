@@ -36,7 +36,7 @@ class Fit:
     longest_row: int  # tokens, one row per pass
 
     def as_json(self) -> dict[str, object]:
-        """Give the facts for a program. `tight` fits too, with `expandable_segments`."""
+        """Give the facts for a program. `tight` fits too, with expandable segments, as a run sets them."""
         return {
             "device": self.card.name,
             "capacity_bytes": self.card.capacity_bytes,

@@ -106,7 +106,7 @@ def _verdict(fit: "Fit", estimate: "Estimate") -> str:
     if fit.verdict == "does not fit":
         first = f"DOES NOT FIT {card}: {_gib(-fit.headroom_bytes)} GiB too much"
     elif fit.verdict == "tight":
-        first = f"TIGHT on {card}: the tensors fit, set PYTORCH_ALLOC_CONF=expandable_segments:True against holes"
+        first = f"TIGHT on {card}: the tensors fit, the holes between them only as torch gives them back"
     else:
         first = f"FITS {card}: {_gib(fit.headroom_bytes)} GiB to spare"
     if not fit.longest_row:
