@@ -215,8 +215,8 @@ def report(rows: list[dict[str, str]]) -> str:
     lines = [
         "# Estimates beside published measurements",
         "",
-        "2026-11-25, `python -m scripts.vram_published MEASURED.csv`. One card; nothing in the memory model is fitted to",
-        "a row.",
+        "2026-11-25, `python -m scripts.vram_published MEASURED.csv`. One card; nothing in the memory model is",
+        "fitted to a row.",
         "",
         HEAD,
         _summary("plain transformers, allocated", (each.error for each in allocated)),
@@ -228,10 +228,11 @@ def report(rows: list[dict[str, str]]) -> str:
         "",
         "## nvidia-smi",
         "",
-        "Peak and holes as the estimate says them, and one constant for each environment: the median of what its own",
-        "runs lack. It stands for the CUDA context and for what that torch reserves beyond. The holes are a share of what",
-        "comes and goes and no replay of these runs, so that two kinds are too low: QLoRA with norms in float32 (up to",
-        "8 %, many sizes side by side), and one run of full fine-tuning whose update goes over lists of tensors (19 %).",
+        "Peak and holes as the estimate says them, and one constant for each environment: the median of what its",
+        "own runs lack. It stands for the CUDA context and for what that torch reserves beyond. The holes are a",
+        "share of what comes and goes, and no replay of these runs, so that two kinds are too low: QLoRA with norms",
+        "in float32 (up to 8 %, many sizes side by side), and one run of full fine-tuning whose update goes over",
+        "lists of tensors (19 %).",
         "",
     ]
     for name, (constant, found) in cards.items():
