@@ -50,7 +50,7 @@ def _one(loaded: LoadedRecipe, roots: list[Path], mode: Mode, rank: int, port: i
 def end(processes: list[Process]) -> list[int | None]:
     """Wait for all; give their exit codes."""
     for process in processes:
-        process.join(60)
+        process.join(200)
     return [process.exitcode for process in processes]
 
 

@@ -1,5 +1,10 @@
 """What only a card can show: the variable-length kernel, paged moments, and a 4-bit run with its peak."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -60,3 +65,22 @@ def test_paged_moments_survive_a_checkpoint(name: str) -> None:
     restore_optimizer(again, resumed, tensors)
     steps(again, resumed, range(3, 6))
     assert torch.equal(straight.named["w"], resumed.named["w"])
+
+
+@pytest.mark.multi_gpu
+@pytest.mark.parametrize("kind", ["none", "nf4"])
+def test_a_base_split_over_two_cards_trains_as_a_whole_one(kind: str, tmp_path: Path) -> None:
+    """What gloo on a CPU cannot show: NCCL's gathering of packed weights, and that a card holds half of the base."""
+    rows = tmp_path / "train.jsonl"
+    rows.write_text((json.dumps({"text": "The captain of a ship sails to Oslo."}) + "\n") * 8, encoding="utf-8")
+    recipe = tmp_path / "recipe.yaml"
+    training = {"max_steps": 6, "global_batch_size": 5, "micro_batch_size": 2, "gradient_checkpointing": "full"}
+    shape = {"version": 1, "model": {"path": "builtin:tiny"}, "data": {"train": str(rows)}, "training": training}
+    recipe.write_text(json.dumps(shape | {"quantization": {"kind": kind}}), encoding="utf-8")
+    losses = {}
+    for sharding in ("none", "full"):
+        out = tmp_path / sharding
+        words = [sys.executable, "-m", "lorafit", "train", str(recipe), "--gpus", "2", "--out", str(out)]
+        subprocess.run([*words, "--set", f"training.sharding={sharding}"], check=True)
+        losses[sharding] = [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert losses["full"] == pytest.approx(losses["none"], rel=1e-3)
