@@ -4,6 +4,8 @@ import multiprocessing
 import os
 import socket
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from accelerate.state import AcceleratorState, PartialState
@@ -28,20 +30,30 @@ def begin(loaded: LoadedRecipe | list[LoadedRecipe], roots: list[Path], mode: Mo
     """Start a process for each root (one and the same, or each node's own)."""
     port, fork = free_port(), multiprocessing.get_context("fork")
     recipes = loaded if isinstance(loaded, list) else [loaded] * len(roots)
-    processes = [fork.Process(target=_one, args=(one, roots, mode, rank, port)) for rank, one in enumerate(recipes)]
+    works = [partial(start, one, root, mode) for one, root in zip(recipes, roots, strict=True)]
+    processes = [fork.Process(target=_one, args=(work, rank, len(roots), port)) for rank, work in enumerate(works)]
     for process in processes:
         process.start()
     return processes
 
 
-def _one(loaded: LoadedRecipe, roots: list[Path], mode: Mode, rank: int, port: int) -> None:
-    count = str(len(roots))
+def do(count: int, work: Callable[[], object]) -> None:
+    """Have so many processes do the same work, which must not fail."""
+    port, fork = free_port(), multiprocessing.get_context("fork")
+    processes = [fork.Process(target=_one, args=(work, rank, count, port)) for rank in range(count)]
+    for process in processes:
+        process.start()
+    assert end(processes) == [0] * count
+
+
+def _one(work: Callable[[], object], rank: int, ranks: int, port: int) -> None:
+    count = str(ranks)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     AcceleratorState._reset_state(reset_partial_state=True)  # that of the process we came from
     assert not PartialState._shared_state
     try:
-        start(loaded, roots[rank], mode)
+        work()
     except LorafitError as error:
         say(str(error))
         sys.exit(error.exit_code)

@@ -1,5 +1,6 @@
 """A base split over processes trains the adapter that a whole one trains, bit for bit, and leaves the same run."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +8,19 @@ import pytest
 import torch
 from conftest import write_recipe
 from safetensors.torch import load_file
-from several import begin, end, train_in
+from several import begin, do, end, train_in
 from test_run import lines, wait_for_steps
+from torch.distributed.tensor import DTensor
+from transformers import GPT2Config, GPT2LMHeadModel, Qwen2Config, Qwen2ForCausalLM
 
+from lorafit.model.adapt import attach
+from lorafit.model.load import load_base
+from lorafit.model.memory import recompute_activations
+from lorafit.recipe.adapters import Lora
+from lorafit.recipe.quantization import Nf4, Quantization, Unquantized
+from lorafit.recipe.schema import ModelSpec
 from lorafit.rundir.layout import RunFolder
+from lorafit.train.ranks import Ranks
 from lorafit.train.start import start
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -49,6 +59,61 @@ def test_a_split_base_changes_no_bit(tiny_model: Path, tmp_path: Path, changes: 
         loaded = write_recipe(tmp_path, tiny_model, training__sharding=sharding, **RAGGED | changes)
         train_in(2, loaded, tmp_path / sharding)
     same(tmp_path / "none", tmp_path / "full")
+
+
+def family(name: str, tokenizer: Path, folder: Path) -> Path:
+    """Make a small model whose embedding is its head too, in several files: GPT-2 with Conv1D, Qwen2 with biases."""
+    sizes = {"vocab_size": 261, "tie_word_embeddings": True}
+    torch.manual_seed(0)
+    if name == "gpt2":
+        model: Any = GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=128, **sizes))
+    else:
+        heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+        model = Qwen2ForCausalLM(
+            Qwen2Config(hidden_size=64, intermediate_size=96, num_hidden_layers=2, **heads, **sizes)
+        )
+    for parameter in model.parameters():  # biases begin at zero
+        parameter.data += 0.01 * torch.randn_like(parameter)
+    shutil.copytree(tokenizer, folder, ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
+    model.save_pretrained(folder, max_shard_size="60KB")
+    assert (folder / "model.safetensors.index.json").exists()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("gpt2", "nf4"),
+        pytest.param("qwen2", "none", marks=pytest.mark.slow),
+        pytest.param("qwen2", "nf4", marks=pytest.mark.slow),
+    ],
+)
+def test_shared_tables_biases_and_turned_weights(tiny_model: Path, tmp_path: Path, name: str, kind: str) -> None:
+    model = family(name, tiny_model, tmp_path / "model")
+    for sharding in ("none", "full"):
+        changes = {"training__sharding": sharding, "training__max_steps": 2, "quantization": {"kind": kind}}
+        train_in(2, write_recipe(tmp_path, model, **changes), tmp_path / sharding)
+    same(tmp_path / "none", tmp_path / "full")
+
+
+@pytest.mark.parametrize("quantization", [Unquantized(), Nf4()], ids=str)
+def test_each_process_holds_its_part_and_gives_layers_back(tiny_model: Path, quantization: Quantization) -> None:
+    def held(model: torch.nn.Module) -> int:
+        parts = [p.to_local() if isinstance(p, DTensor) else p for p in model.parameters() if not p.requires_grad]
+        return sum(part.nbytes for part in parts)
+
+    def train_a_little() -> None:
+        ranks = Ranks()
+        whole = held(load_base(ModelSpec(path=str(tiny_model)), quantization, ranks.device).model)
+        base = load_base(ModelSpec(path=str(tiny_model)), quantization, ranks.device, sharded=True)
+        model = attach(base.model, Lora(rank=2), "x", 0).model
+        recompute_activations(model)
+        for _ in range(2):
+            model.train()(input_ids=torch.arange(40)[None]).logits.sum().backward()
+            assert held(model) <= 0.51 * whole
+        ranks.close()
+
+    do(2, train_a_little)
 
 
 def test_stopped_in_two_processes_it_goes_on_in_one(tiny_model: Path, tmp_path: Path) -> None:

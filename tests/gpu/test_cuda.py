@@ -70,7 +70,7 @@ def test_paged_moments_survive_a_checkpoint(name: str) -> None:
 @pytest.mark.multi_gpu
 @pytest.mark.parametrize("kind", ["none", "nf4"])
 def test_a_base_split_over_two_cards_trains_as_a_whole_one(kind: str, tmp_path: Path) -> None:
-    """What gloo on a CPU cannot show: NCCL's gathering of packed weights, and that a card holds half of the base."""
+    """What gloo on a CPU cannot show: that NCCL gathers packed weights as they are."""
     rows = tmp_path / "train.jsonl"
     rows.write_text((json.dumps({"text": "The captain of a ship sails to Oslo."}) + "\n") * 8, encoding="utf-8")
     recipe = tmp_path / "recipe.yaml"
