@@ -82,14 +82,14 @@ class Contender:
         return [loss for window in self.windows for loss in window["losses"]]
 
 
-def run(case: str, peers: str | None, one_thread: bool) -> dict[str, Any]:
+def run(case: str, peers: str | None, one_thread: bool, windows: int) -> dict[str, Any]:
     """Run one case; give the ratios of lorafit to each peer, and the share of the machine's matrix products."""
     names = [name for name in WORKS[case].peers if peers or not name.startswith("trl")]
     pythons = {name: peers for name in names if peers and name.startswith("trl")}
     everyone = ("lorafit", *names, "products")
     contenders = [Contender(case, name, pythons.get(name, sys.executable), one_thread) for name in everyone]
     try:
-        for _ in range(WINDOWS):
+        for _ in range(windows):
             for contender in contenders:
                 contender.work()
     finally:
@@ -155,12 +155,15 @@ def main() -> None:
     parser.add_argument("cases", nargs="*", default=list(WORKS))
     parser.add_argument("--peers", default=sys.executable if importlib.util.find_spec("trl") else None)
     parser.add_argument("--one-thread", action="store_true", help="processor time of one thread: for a busy machine")
+    parser.add_argument(
+        "--windows", type=int, default=WINDOWS, choices=range(2, WINDOWS + 1), help="the first warms up"
+    )
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     print(_row(HEADER), _row(["---"] * len(HEADER)), sep="\n", flush=True)
     found = []
     for case in asked.cases:
-        found.append(run(case, asked.peers, asked.one_thread))
+        found.append(run(case, asked.peers, asked.one_thread, asked.windows))
         print("\n".join(rows(found[-1])), flush=True)
     if asked.json:
         about = {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}
