@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from lorafit.cli import main
+from lorafit.data import cache_key
 from lorafit.errors import DataError, ModelError, ResumeRefused, RunInUse, StorageError
 from lorafit.evaluate.run import evaluate
 from lorafit.model.run import load_run
@@ -205,7 +206,8 @@ def test_a_date_in_the_template_is_that_of_the_run(
     loaded = write_recipe(tmp_path, tiny_model, **changes)
     start(loaded, tmp_path / "run", "new")
     evaluate(str(tmp_path / "run"), data=[], metrics=[], compare_base=False)
-    monkeypatch.setattr(chat_template_utils, "datetime", Tomorrow)
+    for module in (chat_template_utils, cache_key):
+        monkeypatch.setattr(module, "datetime", Tomorrow)
     with pytest.raises(DataError, match="other tokens than in the run"):
         evaluate(str(tmp_path / "run"), data=[], metrics=[], compare_base=False)
     state = json.loads(RunFolder(tmp_path / "run").state.read_text())

@@ -95,8 +95,6 @@ def test_a_cache_too_small_for_the_rows_does_not_make_others_prepare_them(recipe
 
 @pytest.mark.parametrize("rank_in_trouble", [0, 1])
 def test_what_stops_one_stops_all(recipe: Recipe, tmp_path: Path, rank_in_trouble: int) -> None:
-    os.environ["LORAFIT_CACHE"] = str(tmp_path / "cache")
-
     def before(rank: int) -> None:
         if rank == rank_in_trouble:
             from lorafit.model import tokenizer
