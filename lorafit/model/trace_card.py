@@ -85,8 +85,8 @@ class _GroupedProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        made = [gradients[0].new_empty(shape) for shape in ctx.shapes]
-        return *(x if wanted else None for x, wanted in zip(made, ctx.needs_input_grad, strict=False)), None
+        wanted = zip(ctx.shapes, ctx.needs_input_grad, strict=False)
+        return *(gradients[0].new_empty(shape) if wants else None for shape, wants in wanted), None
 
 
 def _fused_attention(

@@ -51,7 +51,7 @@ class StorageLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name = str(func)
         for leaf in tree_leaves(out):
             if isinstance(leaf, torch.Tensor) and leaf.device.type != "meta":
-                self._add(leaf, name)
+                self._add(leaf, name, summed=_sums_gradients(func, args))
         scratch = kernel_scratch_bytes(name, args)
         if scratch:
             self._pass(scratch)
@@ -73,7 +73,7 @@ class StorageLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.phases.append((len(self.events), phase))
         self._mark(self.bytes)
 
-    def _add(self, tensor: torch.Tensor, operation: str) -> None:
+    def _add(self, tensor: torch.Tensor, operation: str, *, summed: bool) -> None:
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key in self.live:
@@ -85,7 +85,8 @@ class StorageLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.events.append((self.last_number, size))
         self.bytes += size
         weakref.finalize(storage, self._free, key).atexit = False
-        self._mark(self.bytes)
+        if not summed:  # else one of the two is about to go, whose room a real sum takes
+            self._mark(self.bytes)
 
     def _free(self, key: int) -> None:
         birth = self.live.pop(key, None)
@@ -102,6 +103,16 @@ class StorageLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
         peak = self.peaks.setdefault(self.phase, Peak())
         if now > peak.bytes:
             peak.bytes, peak.live = now, dict(self.live)
+
+
+def _sums_gradients(func: Any, args: Any) -> bool:
+    """Tell whether autograd adds a second gradient to a first: real tensors in place, fake ones in a third.
+
+    https://github.com/pytorch/pytorch/blob/v2.13.0/torch/csrc/autograd/input_buffer.cpp (can_accumulate_inplace)
+    """
+    if func is not torch.ops.aten.add.Tensor or torch.is_grad_enabled():
+        return False
+    return all(isinstance(x, torch.Tensor) for x in args[:2]) and args[0].shape == args[1].shape
 
 
 def kernel_scratch_bytes(operation: str, args: Any) -> int:

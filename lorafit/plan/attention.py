@@ -35,6 +35,7 @@ def split(
     output: str = "o_proj",
     query_gate: bool = False,
     scores: Literal["plain", "capped", "sinks"] = "plain",
+    joined: bool = False,
 ) -> Attention:
     """Separate q, k, v and output projections; `qk_norm` is `none`, `head` (one head wide) or `width` (all heads)."""
     hidden, heads = keys.integer("hidden_size"), keys.integer("num_attention_heads")
@@ -57,6 +58,7 @@ def split(
         value_width=key,
         qk_norm=normed,
         scores=scores,
+        joined=joined,
         other_parameters=norms * qk_norm_values + (heads if scores == "sinks" else 0),
     )
 
@@ -71,6 +73,7 @@ def fused(
     o_bias: Bias | None = None,
     outward_first: bool = False,
     grouped: bool = False,
+    joined: bool = False,
 ) -> Attention:
     """One projection for queries, keys and values together.
 
@@ -92,6 +95,7 @@ def fused(
         key_width=key,
         value_width=key,
         fused=True,
+        joined=joined,
         output_index=0 if outward_first else -1,
     )
 

@@ -153,7 +153,8 @@ class _Player(Operations):
         query, key, value = (self.cast(x, self.size) for x in (query, key, value))
         explicit = self.setting.explicit_attention or attention.scores != "plain"
         if not explicit and self.size != FLOAT32 and attention.kind != "latent":
-            return self.flash(query, key, value)
+            mixed = self.flash(query, key, value)
+            return self.tape.record("query", self.size, [mixed]) if attention.joined else mixed
         attend = partial(self.explicit, attention) if explicit else partial(self.efficient, attention)
         parts = [attend(query, key, value) for _ in range(self.setting.documents)]
         symbol = "value" if attention.kind == "latent" else "query"
@@ -253,7 +254,9 @@ class _Player(Operations):
         del gathered
         inner = self.product(self.activation(both, "expert"), both)
         out = self.stacked(inner, "routed", experts.parameters // 3)
-        return self.tape.record("hidden", x.bytes_each, [self.product(out, self.scaled(out))])
+        weighted = self.tape.record("routed", self.size, [out], saved=[out])
+        del out
+        return self.tape.record("hidden", x.bytes_each, [weighted])
 
     def stacked(self, x: Tensor, symbol: str, values: int) -> Tensor:
         if self.setting.full:

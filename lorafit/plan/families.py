@@ -35,7 +35,10 @@ _GEMMA2 = replace(
     capped_logits=True,
 )
 _WIDE_NORMED = Family(attention=partial(attention.split, qk_norm="width"))
-_GLM = Family(attention=partial(attention.split, qkv_bias=("attention_bias", True), o_bias=False), mlp=mlp.gated_fused)
+_GLM = Family(
+    attention=partial(attention.split, qkv_bias=("attention_bias", True), o_bias=False, joined=True),
+    mlp=mlp.gated_fused,
+)
 _LAYER_NORM = Family(norm="layer", norm_values=2)
 _COHERE = Family(norm="centred", norms=1, order="parallel", tied=True, scaled_logits=True)
 
@@ -84,7 +87,13 @@ FAMILIES: dict[str, Family] = {
     "glm4": replace(_GLM, norms=4, order="sandwich"),
     "phi3": Family(
         attention=partial(
-            attention.fused, module="self_attn", inward="qkv_proj", outward="o_proj", outward_first=True, grouped=True
+            attention.fused,
+            module="self_attn",
+            inward="qkv_proj",
+            outward="o_proj",
+            outward_first=True,
+            grouped=True,
+            joined=True,
         ),
         mlp=mlp.gated_fused,
     ),
@@ -98,6 +107,7 @@ FAMILIES: dict[str, Family] = {
             qk_norm="head",
             qk_norm_key="qk_layernorm",
             qk_norm_values=2,
+            joined=True,
         ),
         mlp=partial(mlp.plain, up="fc1", down="fc2", bias=True, widths=("intermediate_size",), composed=True),
         norms=1,
@@ -132,6 +142,7 @@ FAMILIES: dict[str, Family] = {
             inward="query_key_value",
             outward="dense",
             bias=("attention_bias", True),
+            joined=True,
         ),
         mlp=partial(mlp.plain, up="dense_h_to_4h", down="dense_4h_to_h", bias=True, widths=("intermediate_size",)),
         parallel_key=("use_parallel_residual", True),

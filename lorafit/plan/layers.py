@@ -46,6 +46,7 @@ class Attention:
     fused: bool = False  # queries, keys and values come out of one projection
     qk_norm: bool = False
     scores: Literal["plain", "capped", "sinks"] = "plain"  # what no fused kernel has: soft caps, a sink a head
+    joined: bool = False  # turned and other parts are joined anew, in a layout that the way out has to copy
     other_parameters: int = 0  # norms of queries and keys, sinks, convolutions
     output_index: int = -1  # which of the linears is the way out
 

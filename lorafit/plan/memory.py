@@ -95,6 +95,7 @@ def _moments(question: MemoryQuestion, held: list[Component], trained: int) -> d
         moments["forward of a layer"] = [*held, *before, *_last_forward(question, played), *gathered_layers(question)]
     if question.is_full and not question.classes:
         moments["backward of the head"] = [*held, *before, kept, *_head_gradient(question)]
+        moments["gradient of the embedding"] = [*held, *_embedding_gradient(question, trained)]
     if question.flat_trained:
         moments["laying gradients flat"] = [*step, holdings.gradients(question, trained), _flat(trained)]
     elif question.gpus > 1:
@@ -174,6 +175,19 @@ def _head_gradient(question: MemoryQuestion) -> list[Component]:
     return [
         Component("gradient of the logits", logits * size, f"{logits:,} x {size} bytes"),
         Component("gradient of the head", values * both, f"{values:,} x {both} bytes"),
+    ]
+
+
+def _embedding_gradient(question: MemoryQuestion, trained: int) -> list[Component]:
+    """The last gradient of a pass, as large as the vocabulary: added to that of a tied head, or of a pass before."""
+    shape, size = question.shape, question.trained_bytes
+    again = question.accumulation or question.vocabulary_matrices == 1
+    values = shape.vocab_size * shape.hidden_size if again else 0
+    stream = question.tokens * shape.hidden_size
+    return [
+        holdings.gradients(question, trained),
+        Component("gradient of the embedding", size * values, f"{values:,} x {size} bytes"),
+        Component("gradient of the stream", size * stream, f"{stream:,} x {size} bytes", passing=True),
     ]
 
 

@@ -80,7 +80,7 @@ class Operations:
     def activation(self, x: Tensor, symbol: str, *, composed: bool = False) -> Tensor:
         """An elementwise function, which keeps its input; `composed`: written out in several."""
         if not composed:
-            return self.tape.record(symbol, x.bytes_each, [x], saved=[x])
+            return self.tape.record(symbol, x.bytes_each, [x], saved=[x], part=symbol)
         # gelu_new is written out: under autocast its power is float32, and so is all that follows
         wide = self.cast(x, FLOAT32)
         tanh = self.tape.record(symbol, FLOAT32, [wide], saved=[wide], saves_output=True)
@@ -88,7 +88,9 @@ class Operations:
 
     def product(self, a: Tensor, b: Tensor) -> Tensor:
         """An elementwise product, which keeps both."""
-        return self.tape.record(a.symbol, max(a.bytes_each, b.bytes_each), [a, b], saved=[a, b])
+        wide = max(a.bytes_each, b.bytes_each)  # gradients are as wide first
+        scratch = [(a.symbol, wide - x.bytes_each) for x in (a, b) if x.bytes_each < wide]
+        return self.tape.record(a.symbol, wide, [a, b], saved=[a, b], scratch=scratch, part=a.symbol)
 
     # --- linears
 

@@ -176,6 +176,9 @@ def head_backward(question: MemoryQuestion, stream_bytes: int) -> Component:
     if question.plain_head:
         return _chunked_head(question, stream_bytes)
     found = _head(question, stream_bytes, "logits, loss and their gradients", 3 * FLOAT32)
+    if question.is_full and question.stack is None and question.copies_weights:
+        copied = question.shape.vocab_size * question.shape.hidden_size
+        found = replace(found, bytes=found.bytes + 2 * copied, formula=f"{found.formula} + {copied:,} of the head x 2")
     return _with_head_copy(question, found)
 
 
@@ -231,6 +234,10 @@ def _head(question: MemoryQuestion, stream_bytes: int, name: str, logit_bytes: i
     if shape.capped_logits:
         logit_bytes += question.compute_bytes
     normed = _norm_bytes(stream_bytes)
+    if (
+        question.is_full and question.stack is None
+    ):  # a trained scale keeps what it scales, and a trained head its input
+        normed += FLOAT32 + question.compute_bytes
     norm_bytes = question.tokens * normed * shape.hidden_size
     return Component(
         name,

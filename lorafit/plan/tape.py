@@ -39,7 +39,8 @@ class Node:
     """One operation of the graph: where its gradient comes from and goes, what it keeps, what it needs meanwhile."""
 
     output: int
-    inputs: list[tuple[int, str, int]]  # edge, symbol and bytes of each input that wants a gradient
+    form: tuple[str, int]  # symbol and bytes of the output
+    inputs: list[tuple[int, str, int, bool]]  # edge, symbol, bytes of each gradient; whether of a part of the input
     saved: Sequence[Tensor]
     scratch: Sequence[tuple[str, int]]  # temporaries of its backward
     passes_on: bool  # hands its own gradient to the inputs, as an addition does
@@ -91,15 +92,19 @@ class Tape:
         saves_output: bool = False,
         saves_weight: bool = False,
         saves_late: bool = False,
+        part: str | None = None,
     ) -> Tensor:
         """Play one operation forward: keep what its backward needs, and give its output.
 
         `scratch` are temporaries of the backward, `passes_on` marks an addition (its gradient is its inputs'),
         `trains` an operation with a trained weight, which has a gradient even where its input wants none,
         `saves_weight` one that keeps a frozen weight: no memory, but recomputation goes by what is kept;
-        `saves_late` an autograd function in Python, which keeps its inputs once it has computed.
+        `saves_late` an autograd function in Python, which keeps its inputs once it has computed; `part` names the width
+        of what is read of a wider input: gradients of parts wait for one another and are joined.
         """
-        wanting = [(x.edge, x.symbol, x.bytes_each) for x in inputs if x.needs_grad]
+        wanting = [
+            (x.edge, part or x.symbol, x.bytes_each, part not in (None, x.symbol)) for x in inputs if x.needs_grad
+        ]
         in_graph = trains or bool(wanting)
         recalls = bool(saved) or saves_weight or saves_output
         if in_graph and (saved or saves_weight):  # torch keeps inputs before it computes
@@ -109,7 +114,7 @@ class Tape:
             if saves_output or saves_late:
                 self._peak_at_save = self.peak_bytes, self._at_peak
             kept = [*saved, output] if saves_output else list(saved)
-            self._nodes.append(Node(output.edge, wanting, kept, scratch, passes_on, recalls))
+            self._nodes.append(Node(output.edge, (symbol, bytes_each), wanting, kept, scratch, passes_on, recalls))
         return output
 
     def live_form(self, without: Tensor) -> Form:
@@ -138,22 +143,26 @@ class Tape:
             if node.recalls:
                 break
             gradient = gradients.pop(node.output, [])
-            for into, name, size in node.inputs:
+            for into, name, size, _ in node.inputs:
                 gradients.setdefault(into, gradient if node.passes_on else [(name, size)])
         return [each for made in {id(made): made for made in gradients.values()}.values() for each in made]
 
     def backward(self, edge: int, gradient: Tensor) -> None:
         """Play the backward pass from the output of this edge, itself gone, with the gradient that arrived."""
-        gradients = {edge: gradient}
+        gradients = {edge: [gradient]}
         del gradient
         while self._nodes:
             node = self._nodes.pop()
-            gradient = gradients.pop(node.output)
+            pieces = gradients.pop(node.output)
+            gradient = pieces[0] if len(pieces) == 1 else Tensor(self, *node.form)
+            del pieces
             meanwhile = [Tensor(self, symbol, size) for symbol, size in node.scratch]
-            for edge, symbol, size in node.inputs:
-                part = gradient if node.passes_on else Tensor(self, symbol, size)
-                gradients.setdefault(edge, part)  # a second gradient is added into the first
-                del part
+            for edge, symbol, size, is_part in node.inputs:
+                made = gradient if node.passes_on else Tensor(self, symbol, size)
+                waiting = gradients.setdefault(edge, [])
+                if is_part or not waiting:  # a second gradient of the whole is added into the first
+                    waiting.append(made)
+                del made, waiting
             del meanwhile, gradient, node
 
 
