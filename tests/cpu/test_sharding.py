@@ -11,16 +11,17 @@ from safetensors.torch import load_file
 from several import begin, do, end, train_in
 from test_run import lines, wait_for_steps
 from torch.distributed.tensor import DTensor
-from transformers import GPT2Config, GPT2LMHeadModel, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, Qwen2Config, Qwen2ForCausalLM
 
 from lorafit.model.adapt import attach
-from lorafit.model.load import load_base
+from lorafit.model.load import load_base, read_mapped
 from lorafit.model.memory import recompute_activations
 from lorafit.recipe.adapters import Lora
 from lorafit.recipe.quantization import Nf4, Quantization, Unquantized
 from lorafit.recipe.schema import ModelSpec
 from lorafit.rundir.layout import RunFolder
 from lorafit.train.ranks import Ranks
+from lorafit.train.sizes import choose_sizes
 from lorafit.train.start import start
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -114,6 +115,37 @@ def test_each_process_holds_its_part_and_gives_layers_back(tiny_model: Path, qua
         ranks.close()
 
     do(2, train_a_little)
+
+
+@pytest.mark.parametrize(
+    ("sharding", "processes", "free_gib", "sharded"),
+    [
+        ("auto", 2, 14, True),  # 15 GiB of weights
+        ("auto", 2, 80, False),
+        ("auto", 1, 14, False),
+        ("none", 2, 14, False),
+        ("full", 2, 80, True),
+        ("full", 1, 80, False),
+    ],
+)
+def test_auto_splits_what_does_not_fit(
+    tmp_path: Path, sharding: str, processes: int, free_gib: int, sharded: bool
+) -> None:
+    shape = LlamaConfig(vocab_size=128_256, hidden_size=4096, intermediate_size=14_336, num_key_value_heads=8)
+    recipe = write_recipe(tmp_path, "x", training__sharding=sharding, training__micro_batch_size="auto").recipe
+    sizes = choose_sizes(recipe, shape.to_dict(), torch.bfloat16, processes, free_gib * 2**30)
+    assert sizes.sharded is sharded
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="asks Linux what lies where")
+def test_weights_are_mapped_from_their_file(tiny_model: Path) -> None:
+    settings = {"dtype": torch.float32, "device_map": {"": torch.device("cpu")}}
+    model, found = read_mapped(AutoModelForCausalLM, tiny_model, settings)
+    assert not found["missing_keys"]
+    lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if ".safetensors" in line]
+    mapped = [range(*(int(end, 16) for end in line[0].split("-"))) for line in lines]
+    for name, parameter in model.named_parameters():
+        assert any(parameter.data_ptr() in place for place in mapped), name
 
 
 def test_stopped_in_two_processes_it_goes_on_in_one(tiny_model: Path, tmp_path: Path) -> None:
