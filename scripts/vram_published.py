@@ -2,6 +2,8 @@
 
     python -m scripts.vram_published MEASURED.csv > benchmarks/2026-11-25-vram-published.md
 
+It takes some minutes: what torch reserved is replayed from traces (`scripts/vram_replay.py`).
+
 A run of plain transformers with all settings known is answered as it was run. What another program did is answered by
 the nearest configuration that lorafit has, and the table says why the two differ. Nothing is fitted to a row.
 """
@@ -11,13 +13,14 @@ import re
 import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lorafit.errors import LorafitError
+from lorafit.plan.cards import find_card
 from lorafit.plan.find_shape import find_shape
-from lorafit.plan.memory import estimate
+from lorafit.plan.memory import CONTEXT_BYTES, estimate
 from lorafit.plan.question import MemoryQuestion
 from lorafit.plan.stack import OLDEST, Stack
 from lorafit.recipe.adapters import Adapter, Full, Lora
@@ -164,7 +167,21 @@ def others(rows: list[dict[str, str]], program: Program) -> list[Row]:
     return found
 
 
-def on_card(rows: list[dict[str, str]]) -> dict[str, list[Row]]:
+def by_rule(model: str, question: MemoryQuestion) -> int:
+    """Give what torch reserves as the estimate says it: holes are a share of what comes and goes."""
+    del model
+    answer = estimate(question)
+    return answer.peak_bytes + answer.reserved_bytes
+
+
+def by_replay(model: str, question: MemoryQuestion) -> int:
+    """Give what torch reserves by a trace of the step, replayed on the card that all these runs had."""
+    from scripts.vram_replay import replayed
+
+    return replayed(model, question, find_card("a100-80gb").capacity_bytes - CONTEXT_BYTES)[1]
+
+
+def on_card(rows: list[dict[str, str]], reserved: Callable[[str, MemoryQuestion], int]) -> dict[str, list[Row]]:
     """Answer the runs of plain transformers that nvidia-smi was read of, by environment, without any constant."""
     found = defaultdict(list)
     for row in rows:
@@ -172,8 +189,7 @@ def on_card(rows: list[dict[str, str]]) -> dict[str, list[Row]]:
             continue
         question = question_of(row)
         if question is not None:
-            answer = estimate(question)
-            size = answer.peak_bytes + replace(answer, context_bytes=0).reserved_bytes
+            size = reserved(row["model"], question)
             environment = ", ".join(re.findall(r"(?:torch|transformers|peft) [\d.]+", row["notes"])[:3])
             label = f"{row['model']} {row['method']} {row['micro_batch']} x {question.max_length}"
             found[environment].append(Row(label, "nvidia-smi", measured_bytes(row), size))
@@ -208,9 +224,10 @@ def _listed(rows: Iterable[Row | Compared]) -> str:
     return "\n".join([LIST, *lines])
 
 
-def report(rows: list[dict[str, str]]) -> str:
+def report(rows: list[dict[str, str]], reserved: Callable[[str, MemoryQuestion], int]) -> str:
     """Write the note."""
-    allocated, cards = list(compared(rows)), {name: with_constant(each) for name, each in on_card(rows).items()}
+    allocated = list(compared(rows))
+    cards = {name: with_constant(each) for name, each in on_card(rows, reserved).items()}
     programs = [(program, found) for program in PROGRAMS if (found := others(rows, program))]
     lines = [
         "# Estimates beside published measurements",
@@ -228,11 +245,8 @@ def report(rows: list[dict[str, str]]) -> str:
         "",
         "## nvidia-smi",
         "",
-        "Peak and holes as the estimate says them, and one constant for each environment: the median of what its",
-        "own runs lack. It stands for the CUDA context and for what that torch reserves beyond. The holes are a",
-        "share of what comes and goes, and no replay of these runs, so that two kinds are too low: QLoRA with norms",
-        "in float32 (up to 8 %, many sizes side by side), and one run of full fine-tuning whose update goes over",
-        "lists of tensors (19 %).",
+        "The step of plain transformers traced without a card and replayed through a model of torch's allocator, with",
+        "one constant for each environment: the median of what its own runs lack, which stands for the CUDA context.",
         "",
     ]
     for name, (constant, found) in cards.items():
@@ -251,7 +265,7 @@ def report(rows: list[dict[str, str]]) -> str:
 def main() -> None:
     """Print the note."""
     with Path(sys.argv[1]).open(encoding="utf-8", newline="") as lines:
-        print(report(list(csv.DictReader(lines))))
+        print(report(list(csv.DictReader(lines)), by_replay))
 
 
 if __name__ == "__main__":

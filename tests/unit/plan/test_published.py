@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.vram_published import PROGRAMS, on_card, others, report, with_constant
+from scripts.vram_published import PROGRAMS, by_rule, on_card, others, report, with_constant
 
 SHARED = Path(os.environ.get("LORAFIT_SHARED", Path(__file__).parents[3].with_name("shared")))
 MEASURED = SHARED / "data/vram/measured.csv"
@@ -26,12 +26,12 @@ def test_every_program_has_rows_and_a_reason(rows: list[dict[str, str]]) -> None
 
 
 def test_one_constant_brings_most_of_an_environment_within_a_tenth(rows: list[dict[str, str]]) -> None:
-    for found in on_card(rows).values():
+    for found in on_card(rows, by_rule).values():
         constant, shifted = with_constant(found)
         assert 0 < constant < 4 * 2**30
         assert sum(abs(row.error) < 0.10 for row in shifted) >= len(shifted) - 1
 
 
 def test_the_note_has_a_line_for_each(rows: list[dict[str, str]]) -> None:
-    text = report(rows)
+    text = report(rows, by_rule)
     assert all(f"| {program.name} |" in text for program in PROGRAMS)
