@@ -42,10 +42,13 @@ def unrolled(recording: Recording, shallower: Recording, layers: int) -> Recordi
 
 
 def training(recording: Recording) -> Iterator[Event]:
-    """Two steps as a run takes them: the first makes the optimizer's states."""
+    """Two steps as a run takes them: the first makes the optimizer's states, while its gradients are there."""
+    updates = [start for start, name in recording.phases if name.startswith("optimizer step")]
+    update = updates[-1] if updates else len(recording.step)
     yield from recording.weights
-    yield from recording.step
+    yield from recording.step[:update]
     yield from recording.states
+    yield from recording.step[update:]
     yield from recording.step
 
 
