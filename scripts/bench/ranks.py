@@ -3,8 +3,8 @@
     python -m scripts.bench.ranks [--rounds N] [--json FILE]
 
 The same recipe (the same rows, global batch and steps) runs in turns with each number of processes, with a whole base
-and with a split one, through gloo on this CPU. Speed by the clock needs a quiet machine and a core for each process;
-processor time of all processes together, by which a busy machine measures the same, says what the parting itself costs.
+and with a split one, through gloo on this CPU. It needs a quiet machine and a core for each process; the processor time
+of all processes together says what the parting itself costs.
 """
 
 import argparse
