@@ -54,6 +54,11 @@ class RunFolder:
         return self.root / "checkpoints"
 
     @property
+    def rehearsal(self) -> Path:
+        """What is saved, read back and removed before the first step."""
+        return self.root / "rehearsal"
+
+    @property
     def adapter(self) -> Path:
         """The result, as PEFT loads it."""
         return self.root / "adapter"

@@ -35,6 +35,11 @@ class Position:
     tokens: int = 0  # trained, in all sessions of this run
 
 
+def write_weights(folder: Path, trained: Trained) -> None:
+    """Write what is trained, by name."""
+    save_file({name: p.detach().to("cpu").contiguous() for name, p in trained.named.items()}, folder / WEIGHTS)
+
+
 def write_checkpoint(
     folder: Path,
     position: Position,
@@ -42,8 +47,7 @@ def write_checkpoint(
     optimizer: torch.optim.Optimizer,
 ) -> None:
     """Write the files of a checkpoint into a folder that the caller commits."""
-    weights = {name: p.detach().to("cpu").contiguous() for name, p in trained.named.items()}
-    save_file(weights, folder / WEIGHTS)
+    write_weights(folder, trained)
     save_file(optimizer_tensors(optimizer, trained), folder / OPTIMIZER)
     (folder / STATE).write_text(json.dumps(asdict(position), indent=1) + "\n", encoding="utf-8")
 

@@ -24,6 +24,7 @@ from lorafit.train.checkpoint import (
 from lorafit.train.evaluation import validation_loss
 from lorafit.train.loop import Loop
 from lorafit.train.record import Record
+from lorafit.train.rehearsal import rehearse
 from lorafit.train.signals import Requests
 from lorafit.train.taken import Taken
 
@@ -78,6 +79,8 @@ class Course:
         """Take every step that is left. Raises Stopped, NumericalError, OutOfMemory."""
         if self._asked(self.requests.stop):
             self._stop()
+        if self.position.step < self.loop.plan.total_steps:
+            rehearse(self.loop, self.data, self.record, self.position.step)
         if self.position.step == 0:
             self._evaluate(reporter)
         while self.position.step < self.loop.plan.total_steps and not self._is_stale():

@@ -2,9 +2,10 @@
 
 import hashlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,7 +17,6 @@ from lorafit.data.batch import flat_batch
 from lorafit.data.order import packs_at, positions_of_step
 from lorafit.data.packing import Packs
 from lorafit.data.token_rows import TokenRows
-from lorafit.errors import OutOfMemory, first_line
 from lorafit.model.batch import DeviceBatch, to_device
 from lorafit.model.loss import summed_loss
 from lorafit.model.memory import recompute_activations
@@ -30,6 +30,8 @@ from lorafit.train.ranks import Ranks
 from lorafit.train.taken import Late, Taken
 
 Pass = tuple[NDArray[np.int64], float]  # packs, and 1 if their loss counts
+
+Result = TypeVar("Result")
 
 
 @dataclass
@@ -63,7 +65,7 @@ class Loop:
         started = time.perf_counter()
         window = self._window(step)
         targets = self.packs.target_tokens(self.rows, window)
-        nats = self.ranks.sum(self._accumulate_within_memory(step, targets))
+        nats = self.ranks.sum(self.within_memory(lambda: self.accumulate(step, targets)))
         self.ranks.sum_gradients(self.trained.tensors)
         norm = self.trained.clip(self.recipe.training.max_grad_norm)
         self.failed = torch.maximum(self.failed, 1 - (nats.isfinite() & norm.isfinite()).float())
@@ -91,15 +93,15 @@ class Loop:
         """End the thread that makes batches."""
         self.batches.close()
 
-    def _accumulate_within_memory(self, step: int, targets: int) -> torch.Tensor:
-        """Accumulate; when the device is full, halve the micro-batch and do the same step again."""
+    def within_memory(self, work: Callable[[], Result]) -> Result:
+        """Do it; when the device is full, halve the micro-batch and do it again. torch.OutOfMemoryError at one row."""
         while True:
             try:
-                return self.accumulate(step, targets)
-            except torch.OutOfMemoryError as error:
+                return work()
+            except torch.OutOfMemoryError:
                 self.trained.zero_grad()
                 if self.micro_batch_size == 1 or self.ranks.count > 1:
-                    raise does_not_fit(error) from None
+                    raise
             self.micro_batch_size = -(-self.micro_batch_size // 2)
             self.batches.forget()
             torch.cuda.empty_cache()
@@ -117,6 +119,18 @@ class Loop:
             total += nats.detach()
         self.trained.gather()  # a process without rows adds zeros
         return total
+
+    def backward(self, packs: NDArray[np.int64], targets: int) -> torch.Tensor:
+        """Make the gradient of one pass of training rows; give its nats."""
+        nats = self.forward(self.rows, self.packs, packs)
+        torch.autograd.backward(nats / targets)
+        self.trained.gather()
+        return nats.detach()
+
+    def forward(self, rows: TokenRows, packs: Packs, chosen: NDArray[np.int64]) -> torch.Tensor:
+        """Give the nats of some packs."""
+        with torch.set_grad_enabled(self.model.training), self.precision:
+            return summed_loss(self.model, to_device(flat_batch(rows, packs, chosen), self.ranks.device))
 
     def passes(self, window: NDArray[np.int64]) -> list[Pass]:
         """Cut this process's share of a window into passes; in step, what others have more goes by without counting."""
@@ -152,13 +166,3 @@ def micro_batch_seed(seed: int, step: int, index: int, rank: int) -> int:
     """Derive the dropout seed, so that a killed, resumed or repeated step draws the same masks."""
     digest = hashlib.sha256(f"{seed} {step} {index} {rank}".encode()).digest()
     return int.from_bytes(digest[:7], "big")
-
-
-def does_not_fit(error: BaseException) -> OutOfMemory:
-    """Say that memory ran out, and what takes less."""
-    return OutOfMemory(
-        f"out of device memory: {first_line(error)}",
-        fix="set training.gradient_checkpointing: full, halve data.max_length, or quantization.kind: nf4 "
-        "(lorafit estimate-vram says what each saves)",
-        code="E6-OOM",
-    )

@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from lorafit.report.progress import say
 from lorafit.rundir import checkpoints, journal
 from lorafit.rundir.layout import RunFolder
 from lorafit.rundir.manifest import Manifest
 from lorafit.rundir.state import Run
-from lorafit.rundir.store import Commit
+from lorafit.rundir.store import Commit, verify_folder
 
 
 class Fill(Protocol):
@@ -72,6 +72,18 @@ class Record:
         if self.run is not None:
             checkpoints.save(self.run, step, fill, {"best_step": best_step})
             checkpoints.retain(self.run, keep, {best_step} if best_step else set())
+
+    def try_saving(self, fill: Fill, room_bytes: int) -> None:
+        """Commit a folder, read it back and remove it. StorageError, also where there is no room for so many bytes."""
+        if self.run is not None:
+            target = self.folder.rehearsal
+            self.run.store.commit_folder(target, fill, {}, replace=True, expected_bytes=room_bytes)
+            verify_folder(target)
+            self.run.store.remove(target)
+
+    def events(self) -> list[dict[str, Any]]:
+        """Give what has happened to the run so far."""
+        return [] if self.run is None else journal.read_events(self.folder)
 
     def publish(self, target: Path, fill: Fill, facts: Mapping[str, object]) -> Commit | None:
         """Commit the result under its final name, in place of an earlier one."""

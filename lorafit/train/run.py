@@ -31,7 +31,8 @@ from lorafit.rundir.manifest import ACCOUNT, Manifest
 from lorafit.rundir.state import Run
 from lorafit.train.calibration import record_memory
 from lorafit.train.course import Course
-from lorafit.train.loop import Loop, does_not_fit
+from lorafit.train.full_device import does_not_fit
+from lorafit.train.loop import Loop
 from lorafit.train.optimizer import build_optimizer
 from lorafit.train.paths import way_of
 from lorafit.train.ranks import Ranks, noticing_losses
@@ -49,6 +50,7 @@ def train(recipe: Recipe, folder: RunFolder, run: Run | None) -> dict[str, objec
     """
     ranks = Ranks(recipe.output.trackers, folder.root / "trackers")
     record = Record(folder, run)
+    sizes: Sizes | None = None
     try:
         with listening() as requests, noticing_losses():
             if ranks.from_first(lambda: run is not None and run.status == "finished"):
@@ -81,8 +83,8 @@ def train(recipe: Recipe, folder: RunFolder, run: Run | None) -> dict[str, objec
             result = summary(record, course, commit, sizes)
             record.finish(course.position.step)
             return result
-    except torch.OutOfMemoryError as error:  # while loading or evaluating; a step mends itself
-        raise does_not_fit(error) from None
+    except torch.OutOfMemoryError as error:  # at one row a pass: a step mends what it can
+        raise does_not_fit(error, sizes) from None
     finally:
         ranks.close()
 

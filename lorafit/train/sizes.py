@@ -27,6 +27,8 @@ class Sizes:
     layers: int | None = None  # that the model has, where it is known
     sharded: bool = False  # the base is split over the processes
     expected: Estimate | None = None  # all that the memory model says
+    question: MemoryQuestion | None = None  # what it was asked
+    usable_bytes: int = 0  # that the answer was to fit
 
 
 def choose_sizes(
@@ -55,8 +57,17 @@ def choose_sizes(
     if training.micro_batch_size == "auto":
         rows = largest_micro_batch(question, usable, training.global_batch_size, world_size)
         question = replace(question, micro_batch_size=rows)
-    found, layers = estimate(question), len(question.shape.layers)
-    return Sizes(question.micro_batch_size, question.recomputed, found.peak_bytes, layers, question.sharded, found)
+    found = estimate(question)
+    return Sizes(
+        micro_batch_size=question.micro_batch_size,
+        recomputed_layers=question.recomputed,
+        estimated_peak_bytes=found.peak_bytes,
+        layers=len(question.shape.layers),
+        sharded=question.sharded,
+        expected=found,
+        question=question,
+        usable_bytes=usable,
+    )
 
 
 def _is_asked_for(recipe: Recipe, world_size: int) -> bool:
