@@ -139,7 +139,7 @@ def _set_report(rows: TokenRows, packs: Packs, max_length: int) -> SetReport:
     tokens = packs.tokens(rows, every)
     return SetReport(
         rows=len(packs.rows),
-        duplicates=duplicates(rows.hashes()[np.unique(packs.rows)]),
+        duplicates=duplicates(rows.hashes()[np.flatnonzero(np.bincount(packs.rows))]),
         packs=len(packs),
         tokens=tokens,
         target_tokens=packs.target_tokens(rows, every),
