@@ -108,7 +108,7 @@ class Operations:
         if self.setting.dora:
             result = self.add(result, self.dora_update(inner, result, linear, symbol))
         else:
-            result = self.add(result, self.scaled(self.low_rank(inner, linear, symbol)))
+            result = self.add(result, self.scaled(self.low_rank(self.dropped(inner), linear, symbol)))
         return self.cast(result, self.size) if converts else result
 
     def base(self, x: Tensor, linear: Linear, symbol: str) -> Tensor:
@@ -165,7 +165,7 @@ class Operations:
         """B A x."""
         rank = self.tape.widths["rank"]
         return self.trained_product(
-            self.trained_product(self.dropped(x), "rank", rank * linear.in_features),
+            self.trained_product(x, "rank", rank * linear.in_features),
             symbol,
             rank * linear.out_features,
         )
@@ -191,10 +191,19 @@ class Operations:
         both = self.tape.temporary(CONSTANT, 2 * linear.weights * x.bytes_each)
         summed = self.tape.temporary(CONSTANT, 2 * linear.weights * x.bytes_each)
         del summed
+        if self.setting.dropout:
+            x = self.dropped(x)
+            result = self.base_of_dropped(x, linear, symbol)
         update = self.low_rank(x, linear, symbol)
         out = self.add(self.magnified(result), self.scaled(self.magnified(update)))
         del eye, both
         return out
+
+    def base_of_dropped(self, x: Tensor, linear: Linear, symbol: str) -> Tensor:
+        """The base product once more, of the dropped input, which keeps the copy of the weight that it is made with."""
+        copied = self.size != FLOAT32 or self.setting.packed != "no"
+        copy = self.tape.temporary(CONSTANT, linear.weights * self.size if copied else 0)
+        return self.tape.record(symbol, self.size, [self.cast(x, self.size)], saved=[copy])
 
     def magnified(self, x: Tensor) -> Tensor:
         """Times the trained float32 magnitude, whose gradient is a product of the same size summed up."""
