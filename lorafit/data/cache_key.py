@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from lorafit.data import files, tokenizer_files
 from lorafit.data.report import FileRecord, fingerprint
 from lorafit.data.rows import local_files
+from lorafit.data.today import now
 from lorafit.recipe import formats
 from lorafit.recipe.schema import DataSpec, Source, Validation
 
@@ -62,7 +63,7 @@ class Keys:
             "files": [[record.path, record.sha256] for record in records],
             **self._shared,
         }
-        dates = written_dates(str(self.tokenizer.chat_template), datetime.now())
+        dates = written_dates(str(self.tokenizer.chat_template), now())
         return Key("" if dates is None else fingerprint({**facts, "dates": dates})[:40], records)
 
     @cached_property

@@ -159,8 +159,8 @@ def _template_notes(tokenizer: "PreTrainedTokenizerBase") -> list[str]:
     if not is_dated(tokenizer):
         return []
     return [
-        "the chat template writes today's date, so that the tokens differ from day to day; a run that is to be "
-        "resumed on another day needs a template with a fixed date (data.chat_template)"
+        "the chat template writes the date: a run keeps that of the day it began, whoever asks its model gives "
+        "that of the day; a template with a fixed date (data.chat_template) writes the same always"
     ]
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lorafit.data.sandbox import aliased, check_size, compiled, limits
+from lorafit.data.today import write_now
 from lorafit.errors import DataError, SafetyRefusal
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ class ChatTemplate:
             "tools": None if tools is None else list(tools),
             "documents": None,
             "add_generation_prompt": generation_prompt,
+            "strftime_now": write_now,
         }
         try:
             with limits():

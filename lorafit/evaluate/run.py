@@ -8,13 +8,14 @@ from typing import cast
 
 from peft import PeftModel
 
+from lorafit.data.today import on_day
 from lorafit.errors import StorageError
 from lorafit.evaluate.classes import CLASS_METRICS
 from lorafit.evaluate.measure import Scores, Work, answer_limit, measure
 from lorafit.evaluate.metrics import LOSS_METRICS, check_names, check_references
 from lorafit.evaluate.questions import held_out, questions
 from lorafit.evaluate.target import Target, find_target
-from lorafit.model.run import trained_on
+from lorafit.model.run import TrainedOn, trained_on
 from lorafit.rundir.layout import RunFolder
 from lorafit.rundir.lock import RunLock
 from lorafit.rundir.store import Store
@@ -96,6 +97,13 @@ def _reading(found: Target) -> AbstractContextManager[object]:
 def _work(found: Target, data: Sequence[str], metrics: Sequence[str], max_new_tokens: int | None) -> Work:
     """Read and check the rows, and decide how long an answer may get."""
     begun_on = trained_on(found.run) if found.run else None
+    with on_day(begun_on.day if begun_on else None):
+        return _work_on_day(found, data, metrics, max_new_tokens, begun_on)
+
+
+def _work_on_day(
+    found: Target, data: Sequence[str], metrics: Sequence[str], max_new_tokens: int | None, begun_on: TrainedOn | None
+) -> Work:
     rows = held_out(found.recipe, found.tokenizer, data, begun_on, found.labels)
     names = list(dict.fromkeys(metrics))
     if found.labels:

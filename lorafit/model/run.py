@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from lorafit.recipe.quantization import Unquantized
 from lorafit.recipe.resolved import recipe_from_resolved
 from lorafit.recipe.schema import ModelSpec, Recipe
 from lorafit.rundir.layout import RunFolder
-from lorafit.rundir.manifest import ACCOUNT, read_manifest
+from lorafit.rundir.manifest import ACCOUNT, day_begun, read_manifest
 from lorafit.rundir.store import verify_folder
 
 
@@ -86,15 +87,17 @@ class TrainedOn:
 
     files: Mapping[str, str]
     held_out: str  # a hash of them; "" where there are none, or an older lorafit did not note it
+    day: date | None  # when the run began, which its rows may bear
 
 
 def trained_on(run: RunFolder) -> TrainedOn | None:
     """Give what the run was trained on; None before it began."""
     if not run.manifest.exists():
         return None
-    data = read_manifest(run)["data"]
+    manifest = read_manifest(run)
+    data = manifest["data"]
     validation = data.get(ACCOUNT, {}).get("validation") or {}
-    return TrainedOn(data["files"], validation.get("content", ""))
+    return TrainedOn(data["files"], validation.get("content", ""), day_begun(manifest))
 
 
 def file_hashes(report: Mapping[str, Any]) -> dict[str, str]:

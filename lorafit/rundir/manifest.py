@@ -6,6 +6,7 @@ import os
 import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,6 +60,7 @@ VARIABLES = (
 
 Section = Mapping[str, object]
 ACCOUNT = "account"  # a key of the data section that tells of the rows, and decides nothing: the fingerprint does
+DAY = "day"  # a key of the account: the day the run began, which a template may write
 
 
 @dataclass
@@ -124,6 +126,12 @@ def read_manifest(folder: RunFolder) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise StorageError("is damaged: no JSON object", where=str(folder.manifest), code="E7-DAMAGED")
     return document
+
+
+def day_begun(document: Mapping[str, Any]) -> date | None:
+    """Give the day that a run began by its manifest; None where an older lorafit did not note it."""
+    noted = document.get("data", {}).get(ACCOUNT, {}).get(DAY)
+    return date.fromisoformat(noted) if noted else None
 
 
 def environment() -> dict[str, object]:

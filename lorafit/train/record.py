@@ -1,13 +1,14 @@
 """The run's memory, as the first process writes it; the other processes keep quiet."""
 
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any, Protocol
 
 from lorafit.report.progress import say
 from lorafit.rundir import checkpoints, journal
 from lorafit.rundir.layout import RunFolder
-from lorafit.rundir.manifest import Manifest
+from lorafit.rundir.manifest import Manifest, day_begun, read_manifest
 from lorafit.rundir.state import Run
 from lorafit.rundir.store import Commit, verify_folder
 
@@ -61,6 +62,12 @@ class Record:
         for warning in warnings:
             self.say(warning)
         return found.step if found else 0
+
+    def day(self) -> date:
+        """Give the day that the run began, which its rows may bear: today where it begins now."""
+        known = read_manifest(self.folder) if self.run is not None and self.folder.manifest.exists() else {}
+        same = self.run is not None and known.get("run_id") == self.run.state.run_id
+        return (day_begun(known) if same else None) or date.today()
 
     def begin(self, step: int) -> None:
         """Note that training starts, or goes on, after `step` updates."""

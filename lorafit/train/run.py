@@ -1,11 +1,13 @@
 """The story of a run: data, model, plan, resume, train, save, report."""
 
 from contextlib import AbstractContextManager, closing, nullcontext
+from datetime import date
 
 import torch
 
 from lorafit.data.cache import default_cache
 from lorafit.data.prepare import PreparedData
+from lorafit.data.today import on_day
 from lorafit.model.adapt import Attached, attach
 from lorafit.model.documents import use_flat_rows
 from lorafit.model.fast_linear import take_fast_linears
@@ -27,7 +29,7 @@ from lorafit.report.finding import as_lines
 from lorafit.report.progress import reporting, say
 from lorafit.report.units import gibibytes, percent
 from lorafit.rundir.layout import RunFolder
-from lorafit.rundir.manifest import ACCOUNT, Manifest
+from lorafit.rundir.manifest import ACCOUNT, DAY, Manifest
 from lorafit.rundir.state import Run
 from lorafit.train.calibration import record_memory
 from lorafit.train.course import Course
@@ -55,7 +57,9 @@ def train(recipe: Recipe, folder: RunFolder, run: Run | None) -> dict[str, objec
         with listening() as requests, noticing_losses():
             if ranks.from_first(lambda: run is not None and run.status == "finished"):
                 return {}
-            model_folder, tokenizer, data = read_together(ranks, recipe)
+            day = ranks.from_first(record.day)
+            with on_day(day):
+                model_folder, tokenizer, data = read_together(ranks, recipe)
             record.say(data_text(data))
             config, classes = read_config(model_folder / "config.json"), len(data.labels)
             dtype = pick_dtype(recipe.model.dtype, ranks.device)
@@ -69,7 +73,7 @@ def train(recipe: Recipe, folder: RunFolder, run: Run | None) -> dict[str, objec
             identity = identify(base.folder)
             record.event("plan", loop.plan.as_json())
             if ranks.is_first:
-                record.manifest(_manifest(recipe, base, identity, data, ranks))
+                record.manifest(_manifest(recipe, base, identity, data, ranks, day))
                 record.write_json(folder.data_report, data.report.as_json())
             _describe(record, recipe, base, attached, loop.plan, sizes, classes)
             way = way_of(recipe, config, attached.model, ranks.device, base.dtype, sizes)
@@ -89,7 +93,9 @@ def train(recipe: Recipe, folder: RunFolder, run: Run | None) -> dict[str, objec
         ranks.close()
 
 
-def _manifest(recipe: Recipe, base: Base, identity: dict[str, object], data: PreparedData, ranks: Ranks) -> Manifest:
+def _manifest(
+    recipe: Recipe, base: Base, identity: dict[str, object], data: PreparedData, ranks: Ranks, day: date
+) -> Manifest:
     """Gather what the run is made of."""
     card = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else None
     return Manifest(
@@ -99,7 +105,7 @@ def _manifest(recipe: Recipe, base: Base, identity: dict[str, object], data: Pre
         data={
             "fingerprint": data.fingerprint,
             "files": file_hashes(data.report.as_json()),
-            ACCOUNT: data.report.account(),
+            ACCOUNT: data.report.account() | {DAY: day.isoformat()},
         },
         device={
             "kind": ranks.device.type,

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from lorafit.cli import main
-from lorafit.data import cache_key
+from lorafit.data import today
 from lorafit.errors import DataError, ModelError, ResumeRefused, RunInUse, StorageError
+from lorafit.evaluate.questions import held_out
 from lorafit.evaluate.run import evaluate
-from lorafit.model.run import load_run
+from lorafit.model.run import load_run, trained_on
+from lorafit.model.tokenizer import load_tokenizer
 from lorafit.recipe.load import LoadedRecipe
 from lorafit.rundir.layout import RunFolder
 from lorafit.rundir.state import Mode
@@ -193,8 +195,6 @@ def test_held_out_rows_of_a_changed_file_are_refused(tiny_model: Path, tmp_path:
 def test_a_date_in_the_template_is_that_of_the_run(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from transformers.utils import chat_template_utils
-
     class Tomorrow(datetime):
         @classmethod
         def now(cls, tz: Any = None) -> Any:
@@ -206,14 +206,17 @@ def test_a_date_in_the_template_is_that_of_the_run(
     loaded = write_recipe(tmp_path, tiny_model, **changes)
     start(loaded, tmp_path / "run", "new")
     evaluate(str(tmp_path / "run"), data=[], metrics=[], compare_base=False)
-    for module in (chat_template_utils, cache_key):
-        monkeypatch.setattr(module, "datetime", Tomorrow)
-    with pytest.raises(DataError, match="other tokens than in the run"):
-        evaluate(str(tmp_path / "run"), data=[], metrics=[], compare_base=False)
+    metrics = RunFolder(tmp_path / "run").metrics.read_bytes()
+    monkeypatch.setattr(today, "datetime", Tomorrow)
+    evaluate(str(tmp_path / "run"), data=[], metrics=[], compare_base=False)
     state = json.loads(RunFolder(tmp_path / "run").state.read_text())
     RunFolder(tmp_path / "run").state.write_text(json.dumps(state | {"status": "running"}))
-    with pytest.raises(ResumeRefused, match=r"data\.fingerprint"):
-        start(loaded, tmp_path / "run", "resume")
+    start(loaded, tmp_path / "run", "resume")
+    assert RunFolder(tmp_path / "run").metrics.read_bytes() == metrics
+    with today.on_day(date.today() + timedelta(days=1)), pytest.raises(DataError, match="other tokens than in the run"):
+        held_out(
+            loaded.recipe, load_tokenizer(tmp_path / "run" / "adapter"), [], trained_on(RunFolder(tmp_path / "run"))
+        )
 
 
 def wait_for_steps(is_running: Callable[[], bool], metrics: Path, count: int) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from tokenizers_made import CHATML, byte_level, sentence_piece
 
-from lorafit.data import cache_key
+from lorafit.data import cache_key, today
 from lorafit.data.batch import flat_batch
 from lorafit.data.cache import ENTRY, LOCK, Cache, default_cache
 from lorafit.data.cache_key import Keys
@@ -44,15 +44,12 @@ def recipe(path: Path, seed: int = 0, source: dict[str, Any] | None = None, **da
 
 
 def tomorrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    from transformers.utils import chat_template_utils
-
     class Tomorrow(datetime):
         @classmethod
         def now(cls, tz: Any = None) -> Any:
             return datetime.now(tz) + timedelta(days=1)
 
-    for module in (cache_key, chat_template_utils):
-        monkeypatch.setattr(module, "datetime", Tomorrow)
+    monkeypatch.setattr(today, "datetime", Tomorrow)
 
 
 @pytest.fixture

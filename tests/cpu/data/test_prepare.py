@@ -204,7 +204,7 @@ def test_remarks(tmp_path: Path) -> None:
     words = prepare(recipe(two), byte_level(CHATML.replace("<|im_end|>", "<|done|>")))
     assert any("generation cannot stop" in note for note in words.report.sources[0].notes)
     dated = prepare(recipe(two), byte_level("{{ strftime_now('%Y') }}" + CHATML))
-    assert any("today's date" in note for note in dated.report.notes)
+    assert any("writes the date" in note for note in dated.report.notes)
 
 
 def test_templates_that_do_not_fit_are_no_bad_rows(tmp_path: Path) -> None:
