@@ -72,7 +72,7 @@ def _traced(
         held, layer_of = log.events, tracer.layer_of()
         log.events = []
         tracer.step()
-        peaks, events, phases = log.peaks, log.events, log.phases
+        peaks, events, phases = log.peaks, list(log.events), log.phases  # the log goes on: the model dies after this
     recording = Recording(
         weights=[event for event in held if event[0] <= built],
         states=[event for event in held if event[0] > built],

@@ -1,5 +1,6 @@
 """The trace of the real step: extrapolation against the whole, the estimate against the trace, the face."""
 
+import gc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,14 @@ def test_layers_of_which_some_are_recomputed_are_traced_one_and_all() -> None:
     found = [traced(ask(recomputed_layers=count, checkpointing=count > 0), whole=True) for count in (0, 3, 6)]
     assert found[0].peak_bytes > found[1].peak_bytes > found[2].peak_bytes
     assert traced(ask(recomputed_layers=3)).traced_layers == (6,)
+
+
+def test_a_recording_ends_with_its_step() -> None:
+    question = ask({**CONFIG, "num_hidden_layers": 2}, accumulation=False)
+    recording, _ = [traced(question, {**CONFIG, "num_hidden_layers": 2}).recording for _ in range(2)]
+    gc.collect()  # of the traced models, whose tensors are logged as they die
+    held = {number for number, _ in [*recording.weights, *recording.states]}
+    assert not held & {number for number, size in recording.step if not size}
 
 
 def test_layers_that_differ_are_traced_one_and_all() -> None:
