@@ -75,7 +75,7 @@ def test_only_the_first_process_needs_the_run_folder(tiny_model: Path, tmp_path:
     assert not nodes[1].exists()
 
 
-@pytest.mark.parametrize("sharding", ["none", "full"])
+@pytest.mark.parametrize("sharding", [pytest.param("none", marks=pytest.mark.slow), "full"])
 def test_a_killed_process_ends_the_others_at_once(tiny_model: Path, tmp_path: Path, sharding: str) -> None:
     loaded = write_recipe(tmp_path, tiny_model, **ENDLESS | {"training__sharding": sharding})
     processes = begin(loaded, [tmp_path / "run"] * 2)
@@ -129,6 +129,7 @@ def children(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
     return psutil.Process(process.pid).children(recursive=True)
 
 
+@pytest.mark.slow
 def test_sigterm_to_the_launcher_saves_and_says_75(tiny_model: Path, tmp_path: Path) -> None:
     loaded = write_recipe(tmp_path, tiny_model, **ENDLESS)
     parent = subprocess.Popen(
@@ -165,6 +166,7 @@ def started_by(starter: list[str], loaded: LoadedRecipe, root: Path, changes: di
     return [*starter, str(loaded.path), *overrides(changes), "--out", str(root)]
 
 
+@pytest.mark.slow
 def test_torchrun_gives_the_same_bytes(tiny_model: Path, tmp_path: Path) -> None:
     loaded = write_recipe(tmp_path, tiny_model, **RAGGED)
     train_in(2, loaded, tmp_path / "ours")

@@ -52,7 +52,14 @@ def traced(question: MemoryQuestion, config: dict[str, Any] = CONFIG, *, whole: 
     return exact(question, config, fake_optimizer, whole=whole)
 
 
-SLOW = ("one pass a step", "qlora, short", "qdora", "two rows, dropout, all logits", "attention of a few layers")
+SLOW = (
+    "one pass a step",
+    "qlora",
+    "qlora, short",
+    "qdora",
+    "two rows, dropout, all logits",
+    "attention of a few layers",
+)
 EVERY_SETTING = [
     pytest.param(settings, id=name, marks=[pytest.mark.slow] if name in SLOW else [])
     for name, settings in SETTINGS.items()

@@ -98,6 +98,11 @@ def repaired(recipe: dict[str, Any]) -> dict[str, Any]:
         recipe["model"]["dtype"] = "bfloat16"
     if recipe.get("adapter", {}).get("kind") == "full":
         recipe.pop("quantization", None)
+    if (
+        recipe.get("adapter", {}).get("kind") in ("full", "dora")
+        or recipe.get("quantization", {}).get("kind") == "int8"
+    ):
+        training.pop("sharding", None)
     if isinstance(targets := recipe.get("adapter", {}).get("target_modules"), dict):
         targets["regex"] = ".*" + targets["regex"].replace("\\", "").strip("?*+")
     output = recipe.setdefault("output", {})
