@@ -10,6 +10,7 @@ from peft.tuners.lora import Linear, LoraLayer
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from lorafit.model.lean import take_lean_blocks
 from lorafit.model.lora_linear import Update, lora_linear
 
 DORA = "DoRA scales by a norm of the whole weight"
@@ -29,6 +30,8 @@ def take_fast_linears(model: nn.Module) -> None:
     for layer in _lora_layers(model):
         if _obstacle(layer) is None:
             layer.forward = MethodType(_forward, layer)
+    if any(True for _ in _lora_layers(model)) and not slow_linears(model):
+        take_lean_blocks(model)
 
 
 def _forward(layer: Any, x: torch.Tensor, *args: Any, **named: Any) -> torch.Tensor:

@@ -13,6 +13,8 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from transformers.pytorch_utils import Conv1D
 
+from lorafit.model.remake import source_of
+
 
 @dataclass(frozen=True, slots=True)
 class Update:
@@ -47,28 +49,33 @@ class _LoraLinear(torch.autograd.Function):
             rows, _ = torch.native_dropout(rows, dropout, train=True)
         narrow = torch.mm(rows, a.to(x.dtype).t())
         _rows(out).addmm_(narrow, b.to(x.dtype).t(), alpha=scale)
-        ctx.save_for_backward(x, narrow, a, b)
+        ctx.remake, kept = source_of(x)
+        if ctx.remake is not None:
+            ctx.remake.expect()
+        ctx.shape, ctx.dtype = x.shape, x.dtype
+        ctx.save_for_backward(narrow, a, b, *kept)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, received: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x, narrow, a, b = ctx.saved_tensors
-        gradient, rows, mask = _rows(received), _rows(x), None
-        narrow_gradient = torch.mm(gradient, b.to(x.dtype)).mul_(ctx.scale)
+        narrow, a, b, *kept = ctx.saved_tensors
+        gradient, mask = _rows(received), None
+        narrow_gradient = torch.mm(gradient, b.to(ctx.dtype)).mul_(ctx.scale)
         of_b = torch.mm(gradient.t(), narrow).mul_(ctx.scale).to(b.dtype) if ctx.needs_input_grad[2] else None
+        rows = _rows(kept[0] if ctx.remake is None else ctx.remake(*kept))
         if ctx.dropout:
             rows, mask = _dropped_again(rows, ctx.dropout, ctx.random)
         of_a = torch.mm(narrow_gradient.t(), rows).to(a.dtype) if ctx.needs_input_grad[1] else None
         del rows
         if not ctx.needs_input_grad[0]:
             return None, of_a, of_b, None, None, None
-        of_x = torch.mm(gradient, frozen_weight(ctx.frozen, x.dtype))
+        of_x = torch.mm(gradient, frozen_weight(ctx.frozen, ctx.dtype))
         if mask is None:
-            of_x.addmm_(narrow_gradient, a.to(x.dtype))
+            of_x.addmm_(narrow_gradient, a.to(ctx.dtype))
         else:
-            of_x.add_(torch.mm(narrow_gradient, a.to(x.dtype)).mul_(mask), alpha=1 / (1 - ctx.dropout))
-        return of_x.view(x.shape), of_a, of_b, None, None, None
+            of_x.add_(torch.mm(narrow_gradient, a.to(ctx.dtype)).mul_(mask), alpha=1 / (1 - ctx.dropout))
+        return of_x.view(ctx.shape), of_a, of_b, None, None, None
 
 
 def _rows(x: torch.Tensor) -> torch.Tensor:

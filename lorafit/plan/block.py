@@ -244,6 +244,9 @@ class _Player(Operations):
             both, down = self.linear(x, linears[0], "gate and up"), linears[1]
             return self.linear(self.product(self.activation(both, "mlp"), both), down, "hidden")
         gate, up, down = linears
+        if self.setting.fused:
+            product = self.lean_product(self.linear(x, gate, "mlp"), self.linear(x, up, "mlp"))
+            return self.linear(product, down, "hidden")
         inner = self.product(self.activation(self.linear(x, gate, "mlp"), "mlp"), self.linear(x, up, "mlp"))
         return self.linear(inner, down, "hidden")
 

@@ -53,6 +53,7 @@ _DEEPSEEK_EXPERTS = partial(
     shared=SharedExpert("shared_experts", "moe_intermediate_size", times="n_shared_experts"),
 )
 _QWEN3_NEXT = Family(
+    norm="wide",
     attention=partial(attention.split, qk_norm="head", head_width=256, query_gate=True),
     other_attention=partial(attention.gated_delta, fused_in=True),
     other_attention_layers=linear_attention,
@@ -182,6 +183,7 @@ FAMILIES: dict[str, Family] = {
         head_bias=("lm_head_bias", False),
     ),
     "gpt_oss": Family(
+        norm="wide",
         attention=partial(
             attention.split, qkv_bias=("attention_bias", True), o_bias=("attention_bias", True), scores="sinks"
         ),
@@ -213,6 +215,7 @@ FAMILIES: dict[str, Family] = {
         attention=attention.latent, sparse_mlp=_DEEPSEEK_EXPERTS, sparse_layers=partial(after_dense, dense=3)
     ),
     "llama4_text": Family(
+        norm="wide",
         mlp=partial(mlp.gated, module="feed_forward", width="intermediate_size_mlp"),
         sparse_mlp=partial(
             _WIDE_EXPERTS,

@@ -27,7 +27,7 @@ class Setting:
     copies: bool = True  # of trained float32 weights in 16 bits
     norm_bytes: int = 2  # of a weight of the norms
     groups: bool = False  # the kernel of attention takes grouped keys as they are
-    fused: bool = False  # lorafit's LoRA linear in place of PEFT's forward
+    fused: bool = False  # lorafit's own backward of adapters, norms and gated MLPs
 
 
 class Operations:
@@ -57,6 +57,8 @@ class Operations:
 
     def norm(self, x: Tensor, kind: NormKind) -> Tensor:
         """A norm: computed in float32, of which it keeps the copy."""
+        if kind == "rms" and self.setting.fused:
+            return self.lean_norm(x)
         wide = self.cast(x, FLOAT32)
         if kind == "layer":  # autocast runs it in float32 and leaves it there
             return self.tape.record(x.symbol, FLOAT32, [wide], saved=[wide], scratch=[(x.symbol, FLOAT32)])
@@ -70,6 +72,25 @@ class Operations:
         if kind == "rms":
             return self.weighted(self.cast(normal, x.bytes_each))
         return self.cast(self.weighted(normal), x.bytes_each)
+
+    def lean_norm(self, x: Tensor) -> Tensor:
+        """lorafit's: keeps what it reads, of which its readers make again what they need."""
+        meanwhile = self.tape.temporary(x.symbol, 2 * FLOAT32)
+        scratch = [(x.symbol, 3 * FLOAT32 - x.bytes_each)]
+        out = self.tape.record(x.symbol, x.bytes_each, [x], saved=[x], scratch=scratch, saves_late=True)
+        del meanwhile
+        out.made_of = (x,)
+        return out
+
+    def lean_product(self, gate: Tensor, up: Tensor) -> Tensor:
+        """act(gate) * up, lorafit's: keeps both and neither the activation nor, for its reader, the product."""
+        size, both = gate.bytes_each, (gate, up)
+        active = self.tape.temporary(gate.symbol, size)
+        scratch = [(gate.symbol, 2 * size)]
+        out = self.tape.record(gate.symbol, size, both, saved=both, scratch=scratch, saves_late=True)
+        del active
+        out.made_of = both
+        return out
 
     def weighted(self, x: Tensor) -> Tensor:
         """Times the scale of a norm, which keeps x only where that scale is trained."""
@@ -97,7 +118,7 @@ class Operations:
     def linear(self, x: Tensor, linear: Linear, symbol: str) -> Tensor:
         """A linear layer with its adapter, if it has one; `symbol` names the width of its output."""
         if self.setting.fused and linear.name in self.adapted:
-            return self.fused(self.cast(x, self.size), linear, symbol)
+            return self.lean_linear(self.cast(x, self.size), linear, symbol)
         result = self.base(x, linear, symbol)
         if linear.name not in self.adapted:
             return result
@@ -134,14 +155,15 @@ class Operations:
         """Bytes of a packed weight as it enters a product; of 4 bits with the float32 scales of its blocks of 64."""
         return linear.weights * self.size + (linear.weights // 16 if self.setting.packed == "4bit" else 0)
 
-    def fused(self, x: Tensor, linear: Linear, symbol: str) -> Tensor:
+    def lean_linear(self, x: Tensor, linear: Linear, symbol: str) -> Tensor:
         """lorafit's LoRA linear: keeps its input, in one copy for all that read it, and A x."""
         low = self.tape.temporary("rank", self.size)
         packed = 0 if self.setting.packed == "no" else self.unpacked(linear)
         meanwhile = self.tape.temporary(CONSTANT, packed if self.tape.tokens > FUSED_4BIT_TOKENS else 0)
         dropped = [(x.symbol, self.size + 1)] if self.setting.dropout else []
-        scratch = [(CONSTANT, packed), *dropped]
-        out = self.tape.record(symbol, self.size, [x], saved=[x, low], scratch=scratch, trains=True, saves_late=True)
+        again = [(x.symbol, self.size)] if x.made_of else []
+        saved, scratch = [*(x.made_of or (x,)), low], [(CONSTANT, packed), *dropped, *again]
+        out = self.tape.record(symbol, self.size, [x], saved=saved, scratch=scratch, trains=True, saves_late=True)
         del meanwhile
         for width, size in dropped:
             self.tape.temporary(width, size)

@@ -78,7 +78,7 @@ class MemoryQuestion:
 
     @property
     def fused(self) -> bool:
-        """Lorafit's LoRA linear stands in for PEFT's forward."""
+        """Adapters, norms and gated MLPs have a backward of lorafit's own, which keeps little."""
         return self.stack is None and isinstance(self.adapter, Lora)
 
     @property

@@ -23,11 +23,12 @@ class Form:
 class Tensor:
     """A tensor of [tokens, width]: alive as long as it is referred to."""
 
-    __slots__ = ("bytes_each", "edge", "needs_grad", "symbol", "tape")
+    __slots__ = ("bytes_each", "edge", "made_of", "needs_grad", "symbol", "tape")
 
     def __init__(self, tape: "Tape", symbol: str, bytes_each: int, edge: int = 0, needs_grad: bool = False) -> None:
         self.tape, self.symbol, self.bytes_each = tape, symbol, bytes_each
         self.edge, self.needs_grad = edge, needs_grad
+        self.made_of: tuple[Tensor, ...] = ()  # what its readers keep in its place, to make it again
         tape.count(symbol, bytes_each)
 
     def __del__(self) -> None:
