@@ -1,5 +1,6 @@
 """From a recipe, or a model's name, and the options of the command line to a question about memory."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TypeVar
@@ -12,12 +13,12 @@ from lorafit.plan.layers import ModelShape
 from lorafit.plan.memory import estimate, largest_micro_batch
 from lorafit.plan.question import BaseDtype, MemoryQuestion
 from lorafit.plan.recompute import with_least_recomputation
+from lorafit.plan.shards import is_split
 from lorafit.plan.stack import Stack
 from lorafit.recipe.adapters import Adapter, Dora, Full, Lora, TargetModules
 from lorafit.recipe.adapters.low_rank import LowRank
 from lorafit.recipe.quantization import Nf4, Quantization, Unquantized
 from lorafit.recipe.schema import DataSpec, ModelSpec, Recipe, Source, TrainingSpec
-from lorafit.recipe.sharding import why_whole
 from lorafit.recipe.spec import Spec
 from lorafit.recipe.suggest import nearest
 
@@ -135,25 +136,19 @@ def ask(
         stack=stack,
         classes=classes,
     )
-    question = replace(question, sharded=_sharded(recipe, question, card))
+    capacity = math.inf if card is None else card.capacity_bytes
+    question = replace(
+        question, sharded=is_split(recipe, question, lambda asked: estimate(asked).on_card_bytes <= capacity)
+    )
     if card is None:
         return question
     if training.gradient_checkpointing == "auto":
-        capacity = card.capacity_bytes
         question = with_least_recomputation(question, lambda asked: estimate(asked).on_card_bytes <= capacity)
     if size == "auto":
         most = largest_micro_batch(question, card.capacity_bytes, training.global_batch_size, gpus)
         per_process = -(-training.global_batch_size // gpus)
         question = replace(question, micro_batch_size=most, accumulation=most < per_process)
     return question
-
-
-def _sharded(recipe: Recipe, question: MemoryQuestion, card: Card | None) -> bool:
-    """Resolve `auto` as the run does: split only what does not fit whole; nothing to split it with, no split."""
-    wanted = recipe.training.sharding
-    if question.gpus == 1 or wanted == "none" or why_whole(recipe) is not None:
-        return False
-    return wanted == "full" or (card is not None and estimate(question).on_card_bytes > card.capacity_bytes)
 
 
 def _dtype(recipe: Recipe, card: Card | None) -> BaseDtype:

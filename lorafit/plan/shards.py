@@ -3,16 +3,30 @@
 Scales of 4-bit weights are no parameters and stay whole, as does a table that embedding and head share.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from lorafit.plan.layers import Layer
 from lorafit.plan.question import Component, MemoryQuestion
 from lorafit.recipe.quantization import Bits4
+from lorafit.recipe.schema import Recipe
+from lorafit.recipe.sharding import why_whole
 
 # the layer at work, the next one fetched beside it, and the flat buffer that it arrives in
 GATHERED_LAYERS = 3
 GATHERED_BY_TRANSFORMERS = 2  # FSDP1 gathers into the flat weight itself
 HEAD_ON_ARRIVAL = 2  # the head, and the buffer that it arrives in
+
+
+def is_split(recipe: Recipe, least: MemoryQuestion, fits: Callable[[MemoryQuestion], bool]) -> bool:
+    """Resolve `training.sharding`: `auto` splits what does not fit whole with all else at its `least`.
+
+    What fits whole is faster whole, and one process has nobody to split with.
+    """
+    wanted = recipe.training.sharding
+    if least.gpus == 1 or wanted == "none" or why_whole(recipe) is not None:
+        return False
+    return wanted == "full" or not fits(least)
 
 
 def split(question: MemoryQuestion, weights: list[Component]) -> list[Component]:

@@ -11,8 +11,8 @@ from lorafit.plan.memory import estimate, largest_micro_batch
 from lorafit.plan.question import BaseDtype, Estimate, MemoryQuestion
 from lorafit.plan.recompute import with_least_recomputation
 from lorafit.plan.shapes import shape_from_config
+from lorafit.plan.shards import is_split
 from lorafit.recipe.schema import Recipe
-from lorafit.recipe.sharding import why_whole
 
 USABLE_SHARE = 0.85  # of what is free: the estimate is honest to about a tenth
 
@@ -49,9 +49,11 @@ def choose_sizes(
     except ModelError:
         rows = 1 if training.micro_batch_size == "auto" else training.micro_batch_size
         again = 0 if training.gradient_checkpointing == "none" else None
-        return Sizes(rows, again, None, sharded=_is_asked_for(recipe, world_size))
+        return Sizes(rows, again, None, sharded=training.sharding == "full" and world_size > 1)
     usable = int(USABLE_SHARE * free_bytes)
-    question = replace(question, sharded=_shards(recipe, question, usable))
+    least = replace(question, checkpointing=training.gradient_checkpointing != "none")
+    sharded = is_split(recipe, least, lambda asked: estimate(asked).peak_bytes <= usable)
+    question = replace(question, sharded=sharded)
     if training.gradient_checkpointing == "auto":
         question = with_least_recomputation(question, lambda asked: estimate(asked).peak_bytes <= usable)
     if training.micro_batch_size == "auto":
@@ -68,19 +70,6 @@ def choose_sizes(
         question=question,
         usable_bytes=usable,
     )
-
-
-def _is_asked_for(recipe: Recipe, world_size: int) -> bool:
-    """Say whether the recipe wants the base split; one process has nobody to split it with."""
-    return recipe.training.sharding == "full" and world_size > 1
-
-
-def _shards(recipe: Recipe, question: MemoryQuestion, usable_bytes: int) -> bool:
-    """Resolve `sharding: auto`: what fits whole, with all else at its least, is faster whole."""
-    if question.gpus == 1 or recipe.training.sharding != "auto":
-        return _is_asked_for(recipe, question.gpus)
-    least = replace(question, checkpointing=recipe.training.gradient_checkpointing != "none")
-    return why_whole(recipe) is None and estimate(least).peak_bytes > usable_bytes
 
 
 def _question(recipe: Recipe, config: Mapping[str, object], dtype: torch.dtype, world_size: int) -> MemoryQuestion:
