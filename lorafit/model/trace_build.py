@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.pytorch_utils import Conv1D
 
 from lorafit.errors import ModelError, first_line
 from lorafit.model.adapt import Attached, attach, linear_names
@@ -64,10 +65,9 @@ def _pack(model: PreTrainedModel, quantization: Bits4, compute: torch.dtype) -> 
     if quantization.compute_dtype != "auto":
         compute = getattr(torch, quantization.compute_dtype)
     for name in linear_names(model):
-        linear = model.get_submodule(name)
-        if isinstance(linear, nn.Linear):
-            parent, _, leaf = name.rpartition(".")
-            setattr(model.get_submodule(parent), leaf, _packed_class()(linear, quantization, compute))
+        parent, _, leaf = name.rpartition(".")
+        packed = _packed_class()(model.get_submodule(name), quantization, compute)
+        setattr(model.get_submodule(parent), leaf, packed)
     model.is_loaded_in_4bit = True  # type: ignore[assignment]
     model.is_quantized = True  # type: ignore[assignment]
 
@@ -79,11 +79,12 @@ def _packed_class() -> type[nn.Module]:
     from bitsandbytes.nn import Linear4bit
 
     class Packed(Linear4bit):
-        def __init__(self, linear: nn.Linear, quantization: Bits4, compute: torch.dtype) -> None:
+        def __init__(self, linear: nn.Linear | Conv1D, quantization: Bits4, compute: torch.dtype) -> None:
             nn.Module.__init__(self)
-            self.in_features, self.out_features = linear.in_features, linear.out_features
+            weight = linear.weight.t() if isinstance(linear, Conv1D) else linear.weight
+            self.out_features, self.in_features = weight.shape
             self.compute_dtype, self.compute_type_is_set = compute, True
-            self.weight, self.quant_state = _packed_weight(linear, quantization)
+            self.weight, self.quant_state = _packed_weight(weight, quantization)
             self.bias = linear.bias
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -96,11 +97,11 @@ def _packed_class() -> type[nn.Module]:
     return Packed
 
 
-def _packed_weight(linear: nn.Linear, quantization: Bits4) -> tuple[nn.Parameter, Any]:
+def _packed_weight(unpacked: torch.Tensor, quantization: Bits4) -> tuple[nn.Parameter, Any]:
     """Half a byte a value, a scale for each 64, and under double quantisation scales of scales for each 256."""
     from bitsandbytes.functional import QuantState
 
-    values = linear.weight.numel()
+    values = unpacked.numel()
     blocks = -(-values // 64)
     double = quantization.double_quant
     state2 = QuantState(
@@ -108,8 +109,8 @@ def _packed_weight(linear: nn.Linear, quantization: Bits4) -> tuple[nn.Parameter
     )
     state = QuantState(
         absmax=torch.empty(blocks, dtype=torch.uint8 if double else torch.float32),
-        shape=torch.Size(linear.weight.shape),
-        dtype=linear.weight.dtype,
+        shape=torch.Size(unpacked.shape),
+        dtype=unpacked.dtype,
         blocksize=64,
         code=torch.empty(16),
         quant_type=quantization.kind,

@@ -110,9 +110,16 @@ def test_the_estimate_agrees(settings: dict[str, Any]) -> None:
     assert estimate(question).peak_bytes == pytest.approx(traced(question).peak_bytes, rel=0.03)
 
 
-def test_weights_are_what_bitsandbytes_packs() -> None:
-    parts = traced(ask(quantization=Nf4())).components()
-    held = sum(part.bytes for part in estimate(ask(quantization=Nf4())).components[:3])
+GPT2: dict[str, Any] = {
+    "model_type": "gpt2", "n_embd": 256, "n_head": 4, "n_layer": 2, "n_positions": 512, "vocab_size": 1024,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("config", [CONFIG, GPT2], ids=["Linear", "Conv1D"])
+def test_weights_are_what_bitsandbytes_packs(config: dict[str, Any]) -> None:
+    question = ask(config, quantization=Nf4())
+    parts = traced(question, config).components()
+    held = sum(part.bytes for part in estimate(question).components[:3])
     assert parts["weights"] == pytest.approx(held, rel=0.01)
 
 
