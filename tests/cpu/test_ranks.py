@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -168,20 +169,16 @@ def started_by(starter: list[str], loaded: LoadedRecipe, root: Path, changes: di
 
 
 @pytest.mark.slow
-def test_torchrun_gives_the_same_bytes(tiny_model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("launcher", "count", "port"),
+    [(torchrun, "--nproc-per-node", "--master-port"), (accelerate, "--num_processes", "--main_process_port")],
+)
+def test_a_launcher_gives_the_same_bytes(
+    tiny_model: Path, tmp_path: Path, launcher: Callable[..., list[str]], count: str, port: str
+) -> None:
     loaded = write_recipe(tmp_path, tiny_model, **RAGGED)
     train_in(2, loaded, tmp_path / "ours")
-    starter = torchrun("--nproc-per-node", "2", "--master-port", str(free_port()))
-    run_all([started_by(starter, loaded, tmp_path / "theirs", RAGGED)])
-    assert weights_hash(tmp_path / "theirs") == weights_hash(tmp_path / "ours")
-
-
-@pytest.mark.slow
-def test_accelerate_launch_gives_the_same_bytes(tiny_model: Path, tmp_path: Path) -> None:
-    loaded = write_recipe(tmp_path, tiny_model, **RAGGED)
-    train_in(2, loaded, tmp_path / "ours")
-    starter = accelerate("--num_processes", "2", "--main_process_port", str(free_port()))
-    run_all([started_by(starter, loaded, tmp_path / "theirs", RAGGED)])
+    run_all([started_by(launcher(count, "2", port, str(free_port())), loaded, tmp_path / "theirs", RAGGED)])
     assert weights_hash(tmp_path / "theirs") == weights_hash(tmp_path / "ours")
 
 
