@@ -76,7 +76,7 @@ class StorageLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _add(self, tensor: torch.Tensor, operation: str, *, summed: bool) -> None:
         storage = tensor.untyped_storage()
         key = storage._cdata
-        if key in self.live:
+        if key in self.live or not storage.nbytes():  # an empty one would look like a death
             return
         self.last_number += 1
         size = -(-storage.nbytes() // BLOCK_BYTES) * BLOCK_BYTES

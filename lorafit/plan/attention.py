@@ -95,6 +95,7 @@ def fused(
         key_width=key,
         value_width=key,
         fused=True,
+        sliced=grouped,
         joined=joined,
         output_index=0 if outward_first else -1,
     )
@@ -117,6 +118,7 @@ def falcon(keys: ConfigKeys) -> Attention:
         key_width=key,
         value_width=key,
         fused=True,
+        sliced=True,
     )
 
 

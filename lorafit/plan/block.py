@@ -8,7 +8,7 @@ bits once for each of q, k and v; a 4-bit product unpacks its weight in the forw
 from dataclasses import dataclass
 from functools import partial
 
-from lorafit.plan.layers import Attention, Experts, Layer, Linear, Mlp, ModelShape
+from lorafit.plan.layers import Attention, Experts, Layer, Linear, Mlp, ModelShape, NormKind
 from lorafit.plan.operations import FLOAT32, Operations, Setting
 from lorafit.plan.tape import CONSTANT, Form, Tape, Tensor
 
@@ -70,17 +70,17 @@ class _Player(Operations):
     def layer(self, layer: Layer, x: Tensor) -> Tensor:
         if layer.order in ("parallel", "twin"):
             normed = self.norm(x, layer.norm)
-            mixed = self.attention(layer.attention, normed)
+            mixed = self.own_dropout(layer, self.attention(layer, normed))
             if layer.order == "twin":
                 normed = self.norm(x, layer.norm)
-            out = self.mlp(layer.mlp, normed)
+            out = self.own_dropout(layer, self.mlp(layer.mlp, normed))
             return self.add(self.add(x, mixed), out)
         x = self.add(x, self.branch(layer, x, attention=True))
         return self.add(x, self.branch(layer, x, attention=False))
 
     def branch(self, layer: Layer, x: Tensor, *, attention: bool) -> Tensor:
         inner = x if layer.order == "post" else self.norm(x, layer.norm)
-        out = self.attention(layer.attention, inner) if attention else self.mlp(layer.mlp, inner)
+        out = self.own_dropout(layer, self.attention(layer, inner) if attention else self.mlp(layer.mlp, inner))
         del inner
         if layer.order != "pre":
             return self.norm(out, layer.norm)
@@ -88,38 +88,48 @@ class _Player(Operations):
 
     # --- attention
 
-    def attention(self, attention: Attention, x: Tensor) -> Tensor:
+    def own_dropout(self, layer: Layer, x: Tensor) -> Tensor:
+        return self.masked(x) if layer.dropout else x
+
+    def attention(self, layer: Layer, x: Tensor) -> Tensor:
+        attention = layer.attention
         if attention.kind == "gated_delta":
             return self.gated_delta(attention, x)
-        query, key, value = self.projected(attention, x)
+        query, key, value = self.projected(attention, x, layer.norm)
         mixed = self.mixed(attention, query, key, value)
         if self.gated_query(attention):
             mixed = self.product(mixed, self.activation(query, "query"))
         return self.linear(mixed, attention.output, "hidden")
 
-    def projected(self, attention: Attention, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def projected(self, attention: Attention, x: Tensor, norm: NormKind) -> tuple[Tensor, Tensor, Tensor]:
         """Queries and keys with their positions, and values."""
         if attention.kind == "latent":
-            return self.latent(attention, x)
+            return self.latent(attention, x, norm)
         if attention.fused:
             both = self.linear(x, attention.inward[0], "query, key, value")
-            return self.rotated(both, "query"), self.rotated(both, "key"), both
+            parts = ("query", "key", "key")
+            query, key, value = (self.tape.view(both, part, padded=attention.sliced) for part in parts)
+            del both
+            return self.turned(attention, query, "query"), self.turned(attention, key, "key"), value
         query_proj, key_proj, value_proj = attention.inward
         query = self.linear(x, query_proj, "query and gate" if self.gated_query(attention) else "query")
         key, value = self.linear(x, key_proj, "key"), self.linear(x, value_proj, "key")
         if attention.qk_norm:
-            query, key = self.norm(query, "rms"), self.norm(key, "rms")
-        return self.rotated(query, "query"), self.rotated(key, "key"), value
+            query, key = self.norm(query, norm), self.norm(key, norm)
+        return self.turned(attention, query, "query"), self.turned(attention, key, "key"), value
+
+    def turned(self, attention: Attention, x: Tensor, symbol: str) -> Tensor:
+        return self.rotated(x, symbol) if attention.turned else x
 
     def gated_query(self, attention: Attention) -> bool:
         return not attention.fused and attention.inward[0].out_features == 2 * attention.query_width
 
-    def latent(self, attention: Attention, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def latent(self, attention: Attention, x: Tensor, norm: NormKind) -> tuple[Tensor, Tensor, Tensor]:
         *query_projs, narrow_proj, wide_proj = attention.inward
         query = self.linear(x, query_projs[0], "query" if len(query_projs) == 1 else "query latent")
         if len(query_projs) > 1:
-            query = self.linear(self.norm(query, "rms"), query_projs[1], "query")
-        narrow = self.norm(self.linear(x, narrow_proj, "key latent"), "rms")
+            query = self.linear(self.norm(query, norm), query_projs[1], "query")
+        narrow = self.norm(self.linear(x, narrow_proj, "key latent"), norm)
         both = self.linear(narrow, wide_proj, "key and value")
         return self.rotated(query, "query"), self.rotated(both, "query"), both
 
@@ -152,11 +162,11 @@ class _Player(Operations):
         """Values mixed by attention: by a kernel for all documents, or document by document."""
         query, key, value = (self.cast(x, self.size) for x in (query, key, value))
         explicit = self.setting.explicit_attention or attention.scores != "plain"
-        if not explicit and self.size != FLOAT32 and attention.kind != "latent":
+        if not explicit and self.size != FLOAT32 and attention.kind != "latent" and not attention.dropout:
             mixed = self.flash(query, key, value)
             return self.tape.record("query", self.size, [mixed]) if attention.joined else mixed
         attend = partial(self.explicit, attention) if explicit else partial(self.efficient, attention)
-        parts = [attend(query, key, value) for _ in range(self.setting.documents)]
+        parts = [attend(*self.document_of(query, key, value)) for _ in range(self.setting.documents)]
         symbol = "value" if attention.kind == "latent" else "query"
         joined = self.tape.record(symbol, self.size, parts, passes_on=True)
         del parts
@@ -166,20 +176,26 @@ class _Player(Operations):
         """Values of a document at so many a token."""
         return width * self.tape.tokens // self.setting.documents
 
+    def document_of(self, *tensors: Tensor) -> list[Tensor]:
+        """Cut a document out."""
+        return [self.tape.view(x, CONSTANT, self.document(self.tape.widths[x.symbol]) * self.size) for x in tensors]
+
     def document_heads(self, attention: Attention, x: Tensor) -> Tensor:
         """Keys or values of a document, repeated to all heads where heads share them."""
-        if x.symbol != "key" or attention.key_width == attention.query_width:
-            return x
-        return self.tape.record(CONSTANT, self.document(attention.query_width) * self.size, [x])
+        every = self.document(attention.query_width) * self.size
+        shared = attention.kind != "latent" and x.bytes_each < every
+        return self.tape.record(CONSTANT, every, [x]) if shared else x
 
     def efficient(self, attention: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Torch's memory-efficient kernel, which takes float32: keeps its inputs, output and log-sums."""
+        """One document's kernel, FlashAttention or the memory-efficient one: keeps inputs, output and log-sums."""
         keys, values = self.document_heads(attention, key), self.document_heads(attention, value)
         sums = self.document(attention.heads) * FLOAT32
+        flash = self.size != FLOAT32 and attention.kind != "latent"  # FlashAttention adds gradients up in float32
+        scratch = sums + (self.document(attention.query_width) * FLOAT32 if flash else 0)
         kept = self.tape.temporary(CONSTANT, sums)
         out = self.document(attention.output.in_features) * self.size
         inputs = [query, keys, values]
-        return self.tape.record(CONSTANT, out, inputs, [*inputs, kept], [(CONSTANT, sums)], saves_output=True)
+        return self.tape.record(CONSTANT, out, inputs, [*inputs, kept], [(CONSTANT, scratch)], saves_output=True)
 
     def explicit(self, attention: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Every score written out: products, cap, float32 mask and softmax, 16-bit shares."""

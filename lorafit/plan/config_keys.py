@@ -38,6 +38,16 @@ class ConfigKeys:
             self._fault(name, "true or false", value)
         return value is True
 
+    def share(self, name: str | None, default: float = 0.0) -> float:
+        """Give a number from 0 to 1, such as what a dropout zeroes."""
+        value = None if name is None else self._config.get(name)
+        if value is None:
+            return default
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1:
+            return value
+        self._fault(str(name), "a number from 0 to 1", value)
+        return default
+
     def listed(self, name: str) -> list[object] | None:
         """Give the list, or None where the key is absent or null."""
         value = self._config.get(name)

@@ -9,7 +9,16 @@ from functools import partial
 
 from lorafit.plan import attention, mlp
 from lorafit.plan.config_keys import ConfigKeys
-from lorafit.plan.family import Family, after_dense, every_layer, interleaved, linear_attention, no_layer, stepped
+from lorafit.plan.family import (
+    Family,
+    OwnDropout,
+    after_dense,
+    every_layer,
+    interleaved,
+    linear_attention,
+    no_layer,
+    stepped,
+)
 from lorafit.plan.mlp import SharedExpert
 
 
@@ -97,6 +106,7 @@ FAMILIES: dict[str, Family] = {
             joined=True,
         ),
         mlp=mlp.gated_fused,
+        dropout=OwnDropout(residual="resid_pdrop"),
     ),
     "phi": replace(
         _LAYER_NORM,
@@ -114,6 +124,7 @@ FAMILIES: dict[str, Family] = {
         norms=1,
         order="parallel",
         head_bias=True,
+        dropout=OwnDropout(residual="resid_pdrop", embedding="embd_pdrop"),
     ),
     "stablelm": replace(
         _LAYER_NORM,
@@ -132,6 +143,7 @@ FAMILIES: dict[str, Family] = {
         attention=partial(attention.split, qkv_bias=("use_bias", True), o_bias=("use_bias", True)),
         mlp=partial(mlp.plain, up="c_fc", down="c_proj", bias=("use_bias", True), widths=("intermediate_size",)),
         tied=True,
+        dropout=OwnDropout(residual="residual_dropout", embedding="embedding_dropout"),
     ),
     "cohere": replace(_COHERE, attention=partial(attention.split, qk_norm="width", qk_norm_key="use_qk_norm")),
     "cohere2": _COHERE,
@@ -148,6 +160,7 @@ FAMILIES: dict[str, Family] = {
         mlp=partial(mlp.plain, up="dense_h_to_4h", down="dense_4h_to_h", bias=True, widths=("intermediate_size",)),
         parallel_key=("use_parallel_residual", True),
         prefix="gpt_neox.layers",
+        dropout=OwnDropout(residual="hidden_dropout", embedding="hidden_dropout"),
     ),
     "falcon": replace(
         _LAYER_NORM,
@@ -159,6 +172,7 @@ FAMILIES: dict[str, Family] = {
         parallel_norms=_falcon_norms,
         tied=True,
         prefix="transformer.h",
+        dropout=OwnDropout(residual="hidden_dropout"),
     ),
     "gpt2": replace(
         _LAYER_NORM,
@@ -167,6 +181,7 @@ FAMILIES: dict[str, Family] = {
         tied=True,
         prefix="transformer.h",
         positions="n_positions",
+        dropout=OwnDropout("attn_pdrop", "resid_pdrop", "embd_pdrop", usual=0.1),
     ),
     "mixtral": replace(_MISTRAL, sparse_mlp=_WIDE_EXPERTS, sparse_layers=every_layer),
     "olmoe": replace(_WIDE_NORMED, sparse_mlp=_WIDE_EXPERTS, sparse_layers=every_layer),

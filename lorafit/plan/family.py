@@ -1,7 +1,7 @@
 """What transformers builds for one `model_type`: the layers, from the numbers of `config.json`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lorafit.plan import attention, mlp
 from lorafit.plan.attention import Bias, has_bias
@@ -53,6 +53,16 @@ def linear_attention(keys: ConfigKeys, count: int) -> list[bool]:
     return [(index + 1) % interval != 0 for index in range(count)]
 
 
+@dataclass(frozen=True)
+class OwnDropout:
+    """Keys of config.json with the shares that a model drops while it trains, whatever the adapter drops."""
+
+    attention: str = "attention_dropout"
+    residual: str | None = None
+    embedding: str | None = None
+    usual: float = 0.0
+
+
 MOST_LAYERS = 10_000  # ten times the deepest model there is: more is a broken file
 
 
@@ -76,6 +86,7 @@ class Family:
     prefix: str = "model.layers"
     head_bias: Bias = False
     positions: str | None = None  # key with the number of learned positions
+    dropout: OwnDropout = OwnDropout()
     position_tables: int = 1  # pairs of sines and cosines
     scaled_branches: bool = False
     capped_logits: bool = False
@@ -89,14 +100,20 @@ class Family:
         inner = self.sparse_mlp if sparse and self.sparse_mlp else self.mlp
         parallel = self.order == "parallel" or (self.parallel_key is not None and keys.flag(*self.parallel_key))
         norms = self.parallel_norms(keys) if parallel and self.parallel_norms else self.norms
+        mixing, own = mixer(keys), self.dropout
         return Layer(
-            attention=mixer(keys),
+            attention=replace(mixing, turned=self.positions is None, dropout=self.drops(keys, own.attention)),
             mlp=inner(keys),
             norm=self.norm,
             order=("parallel" if norms == 1 else "twin") if parallel else self.order,
             scaled_branches=self.scaled_branches,
+            dropout=self.drops(keys, own.residual),
             norm_parameters=norms * self.norm_values * keys.integer("hidden_size", "n_embd"),
         )
+
+    def drops(self, keys: ConfigKeys, name: str | None) -> bool:
+        """Tell whether a dropout of the model is on."""
+        return name is not None and keys.share(name, self.dropout.usual) > 0
 
     def layers(self, keys: ConfigKeys) -> tuple[Layer, ...]:
         """Lay out all layers; equal ones are one object."""

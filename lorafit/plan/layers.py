@@ -44,9 +44,12 @@ class Attention:
     value_width: int
     kind: Literal["softmax", "latent", "gated_delta"] = "softmax"
     fused: bool = False  # queries, keys and values come out of one projection
+    sliced: bool = False  # which is cut by slices, whose gradients are as wide as the whole
     qk_norm: bool = False
     scores: Literal["plain", "capped", "sinks"] = "plain"  # what no fused kernel has: soft caps, a sink a head
     joined: bool = False  # turned and other parts are joined anew, in a layout that the way out has to copy
+    turned: bool = True  # by positions, so that queries and keys are no parts of what was projected
+    dropout: bool = False  # of the scores, which only some kernels have
     other_parameters: int = 0  # norms of queries and keys, sinks, convolutions
     output_index: int = -1  # which of the linears is the way out
 
@@ -102,6 +105,7 @@ class Layer:
     order: NormOrder = "pre"
     norm_parameters: int = 0
     scaled_branches: bool = False  # a factor on what attention and MLP add
+    dropout: bool = False  # the model's own, on what attention and MLP add
 
     @property
     def linears(self) -> tuple[Linear, ...]:
@@ -139,6 +143,7 @@ class ModelShape:
     outer_parameters: int = 0  # final norm, learned positions, bias of the head
     capped_logits: bool = False  # tanh over the logits keeps a copy of them
     scaled_embeddings: bool = False  # times a number, outside the embedding itself
+    dropped_embeddings: bool = False  # the model's own dropout behind the embedding
     scaled_logits: bool = False  # the logits are the head's times a number
     position_tables: int = 1  # pairs of sines and cosines; none where positions are learned
     notes: tuple[str, ...] = ()

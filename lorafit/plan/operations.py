@@ -109,8 +109,8 @@ class Operations:
 
     def product(self, a: Tensor, b: Tensor) -> Tensor:
         """An elementwise product, which keeps both."""
-        wide = max(a.bytes_each, b.bytes_each)  # gradients are as wide first
-        scratch = [(a.symbol, wide - x.bytes_each) for x in (a, b) if x.bytes_each < wide]
+        wide = max(a.bytes_each, b.bytes_each)  # gradients are as wide first, and cast while all of them are there
+        scratch = [(a.symbol, wide) for x in (a, b) if x.bytes_each < wide]
         return self.tape.record(a.symbol, wide, [a, b], saved=[a, b], scratch=scratch, part=a.symbol)
 
     # --- linears
@@ -193,9 +193,11 @@ class Operations:
         )
 
     def dropped(self, x: Tensor) -> Tensor:
-        """Dropout of the adapter's input, which keeps a mask of a byte a value."""
-        if not self.setting.dropout:
-            return x
+        """Dropout of the adapter's input."""
+        return self.masked(x) if self.setting.dropout else x
+
+    def masked(self, x: Tensor) -> Tensor:
+        """A dropout, which keeps a mask of a byte a value."""
         mask = self.tape.temporary(x.symbol, 1)
         return self.tape.record(x.symbol, x.bytes_each, [x], saved=[mask])
 
@@ -206,20 +208,42 @@ class Operations:
     def dora_update(self, x: Tensor, result: Tensor, linear: Linear, symbol: str) -> Tensor:
         """(m / norm - 1) * base + (m / norm) * B A x: the norm is taken over a weight built on the spot.
 
-        PEFT gets B A by sending an identity matrix through the adapter; it, B A and the unpacked weight live on to
-        the end, their scaled sum only until its norm is known.
+        PEFT gets B A by sending an identity matrix through the adapter; what its product keeps, B A and the base
+        weight live on to the end, their scaled sum only until its norm is known.
         """
-        eye = self.tape.temporary(CONSTANT, linear.in_features**2 * self.size)
-        both = self.tape.temporary(CONSTANT, 2 * linear.weights * x.bytes_each)
-        summed = self.tape.temporary(CONSTANT, 2 * linear.weights * x.bytes_each)
+        values = linear.weights
+        held = [*self.built(linear, x.bytes_each), *self.base_weight(linear, x.bytes_each)]
+        summed = self.tape.temporary(CONSTANT, 2 * values * x.bytes_each)
         del summed
         if self.setting.dropout:
-            x = self.dropped(x)
-            result = self.base_of_dropped(x, linear, symbol)
-        update = self.low_rank(x, linear, symbol)
+            dropped = self.dropped(x)
+            update = self.low_rank(dropped, linear, symbol)
+            result = self.base_of_dropped(dropped, linear, symbol)
+            del dropped
+        else:
+            update = self.low_rank(x, linear, symbol)
+            if linear.bias:  # which is taken off again
+                result = self.tape.record(symbol, result.bytes_each, [result], passes_on=True)
         out = self.add(self.magnified(result), self.scaled(self.magnified(update)))
-        del eye, both
+        del held
         return out
+
+    def built(self, linear: Linear, wanted: int) -> list[Tensor]:
+        """B A in so many bytes, of a float32 identity matrix, which its first product keeps as it reads it."""
+        identity = self.tape.temporary(CONSTANT, linear.in_features**2 * FLOAT32)
+        read = identity
+        if self.size != FLOAT32:
+            read = self.tape.temporary(CONSTANT, linear.in_features**2 * self.size)
+        product = self.tape.temporary(CONSTANT, linear.weights * self.size)
+        del identity
+        if wanted != self.size:
+            product = self.tape.temporary(CONSTANT, linear.weights * wanted)
+        return [read, product]
+
+    def base_weight(self, linear: Linear, wanted: int) -> list[Tensor]:
+        """The base weight in so many bytes: unpacked, or a copy, where it is not as it lies there."""
+        unpacked = [self.tape.temporary(CONSTANT, self.unpacked(linear))] if self.setting.packed != "no" else []
+        return unpacked if wanted == self.size else [self.tape.temporary(CONSTANT, linear.weights * wanted)]
 
     def base_of_dropped(self, x: Tensor, linear: Linear, symbol: str) -> Tensor:
         """The base product once more, of the dropped input, which keeps the copy of the weight that it is made with."""

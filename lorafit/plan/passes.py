@@ -202,6 +202,8 @@ def _chunked_head(question: MemoryQuestion, stream_bytes: int) -> Component:
     shape, targets = question.shape, question.target_tokens
     rows = min(targets, max(1, CHUNK_LOGITS // shape.vocab_size))
     states = 2 * question.compute_bytes
+    if shape.layers[-1].norm == "layer" and question.autocast:  # which autocast leaves in float32
+        states += FLOAT32
     normed = _norm_bytes(stream_bytes)
     return Component(
         "logits of a chunk, states and their gradient",

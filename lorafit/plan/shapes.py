@@ -73,6 +73,7 @@ def _shape(config: Mapping[str, object], name: str) -> ModelShape:
         capped_logits=family.capped_logits,
         scaled_embeddings=family.scaled_embeddings,
         scaled_logits=family.scaled_logits,
+        dropped_embeddings=family.drops(keys, family.dropout.embedding),
         position_tables=0 if family.positions else family.position_tables,
     )
     keys.done()

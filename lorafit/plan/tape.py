@@ -23,16 +23,27 @@ class Form:
 class Tensor:
     """A tensor of [tokens, width]: alive as long as it is referred to."""
 
-    __slots__ = ("bytes_each", "edge", "made_of", "needs_grad", "symbol", "tape")
+    __slots__ = ("bytes_each", "edge", "made_of", "needs_grad", "symbol", "tape", "whole")
 
-    def __init__(self, tape: "Tape", symbol: str, bytes_each: int, edge: int = 0, needs_grad: bool = False) -> None:
+    def __init__(
+        self,
+        tape: "Tape",
+        symbol: str,
+        bytes_each: int,
+        edge: int = 0,
+        needs_grad: bool = False,
+        whole: "Tensor | None" = None,
+    ) -> None:
         self.tape, self.symbol, self.bytes_each = tape, symbol, bytes_each
         self.edge, self.needs_grad = edge, needs_grad
         self.made_of: tuple[Tensor, ...] = ()  # what its readers keep in its place, to make it again
-        tape.count(symbol, bytes_each)
+        self.whole = whole  # what it is a view into: all of that lives as long as the view
+        if whole is None:
+            tape.count(symbol, bytes_each)
 
     def __del__(self) -> None:
-        self.tape.count(self.symbol, -self.bytes_each)
+        if self.whole is None:
+            self.tape.count(self.symbol, -self.bytes_each)
 
 
 @dataclass
@@ -46,6 +57,10 @@ class Node:
     scratch: Sequence[tuple[str, int]]  # temporaries of its backward
     passes_on: bool  # hands its own gradient to the inputs, as an addition does
     recalls: bool  # asks for something that was kept, be it a weight that is there anyway
+
+    def hands_on(self, symbol: str, bytes_each: int) -> bool:
+        """Tell whether an input's gradient is the node's own: autograd casts it where the input is narrower."""
+        return self.passes_on and (symbol != self.form[0] or bytes_each == self.form[1])
 
 
 @dataclass
@@ -80,6 +95,15 @@ class Tape:
     def temporary(self, symbol: str, bytes_each: int) -> Tensor:
         """Make a tensor that takes no part in the graph."""
         return Tensor(self, symbol, bytes_each)
+
+    def view(self, x: Tensor, symbol: str, bytes_each: int | None = None, *, padded: bool = False) -> Tensor:
+        """Read a part of a tensor where it lies; `padded`: its gradient is as wide as the whole, with zeros."""
+        self._edges += 1
+        size = x.bytes_each if bytes_each is None else bytes_each
+        if x.needs_grad:
+            piece = (x.edge, x.symbol, x.bytes_each, False) if padded else (x.edge, symbol, size, True)
+            self._nodes.append(Node(self._edges, (symbol, size), [piece], (), (), not padded, False))
+        return Tensor(self, symbol, size, self._edges, x.needs_grad, x)
 
     def record(
         self,
@@ -145,7 +169,7 @@ class Tape:
                 break
             gradient = gradients.pop(node.output, [])
             for into, name, size, _ in node.inputs:
-                gradients.setdefault(into, gradient if node.passes_on else [(name, size)])
+                gradients.setdefault(into, gradient if node.hands_on(name, size) else [(name, size)])
         return [each for made in {id(made): made for made in gradients.values()}.values() for each in made]
 
     def backward(self, edge: int, gradient: Tensor) -> None:
@@ -159,7 +183,7 @@ class Tape:
             del pieces
             meanwhile = [Tensor(self, symbol, size) for symbol, size in node.scratch]
             for edge, symbol, size, is_part in node.inputs:
-                made = gradient if node.passes_on else Tensor(self, symbol, size)
+                made = gradient if node.hands_on(symbol, size) else Tensor(self, symbol, size)
                 waiting = gradients.setdefault(edge, [])
                 if is_part or not waiting:  # a second gradient of the whole is added into the first
                     waiting.append(made)

@@ -80,6 +80,15 @@ def test_two_shallow_traces_give_the_deep_one(settings: dict[str, Any]) -> None:
     assert repeated.peak_reserved == pytest.approx(told.peak_reserved, abs=2 * MIB)
 
 
+def test_a_tensor_without_values_is_no_death_in_a_deep_recording() -> None:
+    config = {**CONFIG, "model_type": "phi3"}  # all of a head turns, so that the part which does not is empty
+    found = traced(ask(config, adapter=Full(), accumulation=False), config)
+    assert found.traced_layers < (found.layers,)
+    assert estimate(ask(config, adapter=Full(), accumulation=False)).peak_bytes == pytest.approx(
+        found.peak_bytes, rel=0.02
+    )
+
+
 def test_layers_of_which_some_are_recomputed_are_traced_one_and_all() -> None:
     found = [traced(ask(recomputed_layers=count, checkpointing=count > 0), whole=True) for count in (0, 3, 6)]
     assert found[0].peak_bytes > found[1].peak_bytes > found[2].peak_bytes
