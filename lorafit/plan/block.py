@@ -6,11 +6,11 @@ bits once for each of q, k and v; a 4-bit product unpacks its weight in the forw
 """
 
 from dataclasses import dataclass
-from functools import partial
 
-from lorafit.plan.layers import Attention, Experts, Layer, Linear, Mlp, ModelShape, NormKind
-from lorafit.plan.operations import FLOAT32, Operations, Setting
-from lorafit.plan.tape import CONSTANT, Form, Tape, Tensor
+from lorafit.plan.layers import Experts, Layer, Linear, Mlp, ModelShape
+from lorafit.plan.mixing import Mixing
+from lorafit.plan.operations import Setting
+from lorafit.plan.tape import Form, Tape, Tensor
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def _first_gradients(
     return once.before_recomputation(output.edge, output.symbol, output.bytes_each)
 
 
-class _Player(Operations):
+class _Player(Mixing):
     def layer(self, layer: Layer, x: Tensor) -> Tensor:
         if layer.order in ("parallel", "twin"):
             normed = self.norm(x, layer.norm)
@@ -86,159 +86,8 @@ class _Player(Operations):
             return self.norm(out, layer.norm)
         return self.scaled(out) if layer.scaled_branches else out
 
-    # --- attention
-
     def own_dropout(self, layer: Layer, x: Tensor) -> Tensor:
         return self.masked(x) if layer.dropout else x
-
-    def attention(self, layer: Layer, x: Tensor) -> Tensor:
-        attention = layer.attention
-        if attention.kind == "gated_delta":
-            return self.gated_delta(attention, x)
-        query, key, value = self.projected(attention, x, layer.norm)
-        mixed = self.mixed(attention, query, key, value)
-        if self.gated_query(attention):
-            mixed = self.product(mixed, self.activation(query, "query"))
-        return self.linear(mixed, attention.output, "hidden")
-
-    def projected(self, attention: Attention, x: Tensor, norm: NormKind) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries and keys with their positions, and values."""
-        if attention.kind == "latent":
-            return self.latent(attention, x, norm)
-        if attention.fused:
-            both = self.linear(x, attention.inward[0], "query, key, value")
-            parts = ("query", "key", "key")
-            query, key, value = (self.tape.view(both, part, padded=attention.sliced) for part in parts)
-            del both
-            return self.turned(attention, query, "query"), self.turned(attention, key, "key"), value
-        query_proj, key_proj, value_proj = attention.inward
-        query = self.linear(x, query_proj, "query and gate" if self.gated_query(attention) else "query")
-        key, value = self.linear(x, key_proj, "key"), self.linear(x, value_proj, "key")
-        if attention.qk_norm:
-            query, key = self.norm(query, norm), self.norm(key, norm)
-        return self.turned(attention, query, "query"), self.turned(attention, key, "key"), value
-
-    def turned(self, attention: Attention, x: Tensor, symbol: str) -> Tensor:
-        return self.rotated(x, symbol) if attention.turned else x
-
-    def gated_query(self, attention: Attention) -> bool:
-        return not attention.fused and attention.inward[0].out_features == 2 * attention.query_width
-
-    def latent(self, attention: Attention, x: Tensor, norm: NormKind) -> tuple[Tensor, Tensor, Tensor]:
-        *query_projs, narrow_proj, wide_proj = attention.inward
-        query = self.linear(x, query_projs[0], "query" if len(query_projs) == 1 else "query latent")
-        if len(query_projs) > 1:
-            query = self.linear(self.norm(query, norm), query_projs[1], "query")
-        narrow = self.norm(self.linear(x, narrow_proj, "key latent"), norm)
-        both = self.linear(narrow, wide_proj, "key and value")
-        return self.rotated(query, "query"), self.rotated(both, "query"), both
-
-    def rotated(self, x: Tensor, symbol: str) -> Tensor:
-        """x cos + rotate_half(x) sin."""
-        meanwhile = self.tape.temporary(symbol, 2 * x.bytes_each)
-        out = self.tape.record(symbol, x.bytes_each, [x], scratch=[(symbol, x.bytes_each)], saves_weight=True)
-        del meanwhile
-        return out
-
-    def flash(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Fused attention on keys and values repeated to all heads: keeps its inputs, output and log-sums."""
-        scratch = [("query", FLOAT32), ("heads", FLOAT32)]
-        keys, values = key, value
-        if key.symbol == "key" and self.tape.widths["key"] < self.tape.widths["query"]:
-            if self.setting.groups:  # the gradients of keys and values are made per head of the queries, then added up
-                scratch.append(("query", 2 * self.size))
-            else:
-                keys, values = self.repeated(key), self.repeated(value)
-        sums = self.tape.temporary("heads", FLOAT32)
-        return self.tape.record(
-            "query", self.size, [query, keys, values], [query, keys, values, sums], scratch, saves_output=True
-        )
-
-    def repeated(self, x: Tensor) -> Tensor:
-        """One copy per query head."""
-        return self.tape.record("query", x.bytes_each, [x])
-
-    def mixed(self, attention: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Values mixed by attention: by a kernel for all documents, or document by document."""
-        query, key, value = (self.cast(x, self.size) for x in (query, key, value))
-        explicit = self.setting.explicit_attention or attention.scores != "plain"
-        if not explicit and self.size != FLOAT32 and attention.kind != "latent" and not attention.dropout:
-            mixed = self.flash(query, key, value)
-            return self.tape.record("query", self.size, [mixed]) if attention.joined else mixed
-        attend = partial(self.explicit, attention) if explicit else partial(self.efficient, attention)
-        parts = [attend(*self.document_of(query, key, value)) for _ in range(self.setting.documents)]
-        symbol = "value" if attention.kind == "latent" else "query"
-        joined = self.tape.record(symbol, self.size, parts, passes_on=True)
-        del parts
-        return self.tape.record(symbol, self.size, [joined])
-
-    def document(self, width: int) -> int:
-        """Values of a document at so many a token."""
-        return width * self.tape.tokens // self.setting.documents
-
-    def document_of(self, *tensors: Tensor) -> list[Tensor]:
-        """Cut a document out."""
-        return [self.tape.view(x, CONSTANT, self.document(self.tape.widths[x.symbol]) * self.size) for x in tensors]
-
-    def document_heads(self, attention: Attention, x: Tensor) -> Tensor:
-        """Keys or values of a document, repeated to all heads where heads share them."""
-        every = self.document(attention.query_width) * self.size
-        shared = attention.kind != "latent" and x.bytes_each < every
-        return self.tape.record(CONSTANT, every, [x]) if shared else x
-
-    def efficient(self, attention: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """One document's kernel, FlashAttention or the memory-efficient one: keeps inputs, output and log-sums."""
-        keys, values = self.document_heads(attention, key), self.document_heads(attention, value)
-        sums = self.document(attention.heads) * FLOAT32
-        flash = self.size != FLOAT32 and attention.kind != "latent"  # FlashAttention adds gradients up in float32
-        scratch = sums + (self.document(attention.query_width) * FLOAT32 if flash else 0)
-        kept = self.tape.temporary(CONSTANT, sums)
-        out = self.document(attention.output.in_features) * self.size
-        inputs = [query, keys, values]
-        return self.tape.record(CONSTANT, out, inputs, [*inputs, kept], [(CONSTANT, scratch)], saves_output=True)
-
-    def explicit(self, attention: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Every score written out: products, cap, float32 mask and softmax, 16-bit shares."""
-        keys, values = self.document_heads(attention, key), self.document_heads(attention, value)
-        count = self.document(self.tape.widths["scores"])
-        raw = self.tape.record(CONSTANT, count * self.size, [query, keys], saved=[query, keys])
-        scores = self.tape.record(CONSTANT, count * self.size, [raw])
-        del raw
-        if attention.scores == "capped":
-            divided = self.tape.record(CONSTANT, count * self.size, [scores])
-            capped = self.tape.record(CONSTANT, count * self.size, [divided], saves_output=True)
-            del divided
-            scores = self.tape.record(CONSTANT, count * self.size, [capped])
-            del capped
-        shares, masked = self.shares(attention, scores, count)
-        del scores
-        out = self.document(attention.output.in_features) * self.size
-        mixed = self.tape.record(CONSTANT, out, [shares, values], saved=[shares, values])
-        del masked
-        return mixed
-
-    def shares(self, attention: Attention, scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """Softmax of masked float32 scores in 16 bits; and those scores, which stay as long as the frame."""
-        visible = self.tape.temporary(CONSTANT, count // attention.heads)
-        hidden = self.tape.temporary(CONSTANT, count // attention.heads)
-        wide = scores if self.size == FLOAT32 else self.tape.record(CONSTANT, count * FLOAT32, [scores])
-        masked = self.tape.record(CONSTANT, count * FLOAT32, [wide], saved=[hidden])
-        del wide, hidden
-        if attention.scores == "sinks":  # a column for the sinks
-            masked = self.tape.record(CONSTANT, count * FLOAT32, [masked], passes_on=True)
-        scratch = [(CONSTANT, count * FLOAT32)]
-        shares = self.tape.record(CONSTANT, count * FLOAT32, [masked], scratch=scratch, saves_output=True)
-        if self.size != FLOAT32:
-            shares = self.tape.record(CONSTANT, count * self.size, [shares])
-        del visible
-        return shares, masked
-
-    def gated_delta(self, attention: Attention, x: Tensor) -> Tensor:
-        """Linear attention, roughly: what its projections and a fused kernel keep."""
-        parts = [self.linear(x, linear, linear.name) for linear in attention.inward]
-        mixed = self.activation(parts[0], parts[0].symbol)
-        out = self.tape.record("value", self.size, [mixed, *parts[1:]], saved=[mixed, *parts], saves_output=True)
-        return self.linear(self.product(self.norm(out, "rms"), out), attention.output, "hidden")
 
     # --- MLP
 
