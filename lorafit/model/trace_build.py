@@ -14,7 +14,7 @@ from lorafit.errors import ModelError, first_line
 from lorafit.model.adapt import Attached, attach, linear_names
 from lorafit.model.attention import EXPLICIT, FUSED, register
 from lorafit.model.fast_linear import take_fast_linears
-from lorafit.model.memory import recompute_activations
+from lorafit.model.memory import decoder_layers, recompute_activations
 from lorafit.plan.question import MemoryQuestion
 from lorafit.recipe.quantization import Bits4, Unquantized
 
@@ -27,7 +27,7 @@ def build_fake(question: MemoryQuestion, config: Mapping[str, object], layers: i
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _no_class(config, error) from None
     if isinstance(question.quantization, Bits4):
-        _pack(model, question.quantization, getattr(torch, question.dtype))
+        _pack(model, question)
     elif not isinstance(question.quantization, Unquantized):
         raise ModelError("--exact does not trace int8 yet", fix="quantization.kind: nf4, or none", code="E4-TRACE")
     model.requires_grad_(False)
@@ -60,11 +60,15 @@ def shortened(config: Mapping[str, object], layers: int) -> PretrainedConfig:
     return made
 
 
-def _pack(model: PreTrainedModel, quantization: Bits4, compute: torch.dtype) -> None:
-    """Put bitsandbytes' layers in place of every linear that loading would quantise."""
-    if quantization.compute_dtype != "auto":
-        compute = getattr(torch, quantization.compute_dtype)
+def _pack(model: PreTrainedModel, question: MemoryQuestion) -> None:
+    """Put bitsandbytes' layers in place of every linear that loading would quantise, but for those kept unpacked."""
+    quantization = cast("Bits4", question.quantization)
+    wanted = quantization.compute_dtype
+    compute = getattr(torch, question.dtype if wanted == "auto" else wanted)
+    kept = {module for layer in decoder_layers(model)[: question.unpacked_layers] for module in layer.modules()}
     for name in linear_names(model):
+        if model.get_submodule(name) in kept:
+            continue
         parent, _, leaf = name.rpartition(".")
         packed = _packed_class()(model.get_submodule(name), quantization, compute)
         setattr(model.get_submodule(parent), leaf, packed)

@@ -42,7 +42,7 @@ def exact(
 
 def _alike(question: MemoryQuestion) -> bool:
     """Tell whether every layer has the same parts and the same adapters, and is kept or recomputed as the others."""
-    if question.recomputed not in (0, len(question.shape.layers)):
+    if any(count not in (0, len(question.shape.layers)) for count in (question.recomputed, question.unpacked_layers)):
         return False
     if any(layer is not question.shape.layers[0] for layer in question.shape.layers):
         return False

@@ -88,6 +88,8 @@ def _splits(question: MemoryQuestion) -> bool:
 
 def _base_changes(question: MemoryQuestion) -> Iterator[tuple[str, MemoryQuestion]]:
     quantization = question.quantization
+    if question.unpacked_layers:
+        yield "quantization.keep_unpacked: none (the same result)", replace(question, unpacked_layers=0)
     if question.is_full:
         yield "adapter.kind: lora", replace(question, adapter=Lora())
     elif not isinstance(quantization, Bits4):

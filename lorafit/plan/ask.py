@@ -15,6 +15,7 @@ from lorafit.plan.question import BaseDtype, MemoryQuestion
 from lorafit.plan.recompute import with_least_recomputation
 from lorafit.plan.shards import is_split
 from lorafit.plan.stack import Stack
+from lorafit.plan.unpacked import with_most_unpacked
 from lorafit.recipe.adapters import Adapter, Dora, Full, Lora, TargetModules
 from lorafit.recipe.adapters.low_rank import LowRank
 from lorafit.recipe.quantization import Nf4, Quantization, Unquantized
@@ -34,6 +35,7 @@ def default_recipe(model: str, method: str | None) -> Recipe:
     return Recipe(
         version=1,
         model=ModelSpec(path=model),
+        quantization=Nf4(keep_unpacked="none") if lean else Unquantized(),
         data=DataSpec(train=[Source(path="rows")]),
         training=TrainingSpec(
             micro_batch_size=1,
@@ -148,7 +150,7 @@ def ask(
         most = largest_micro_batch(question, card.capacity_bytes, training.global_batch_size, gpus)
         per_process = -(-training.global_batch_size // gpus)
         question = replace(question, micro_batch_size=most, accumulation=most < per_process)
-    return question
+    return with_most_unpacked(question, lambda asked: estimate(asked).on_card_bytes <= capacity)
 
 
 def _dtype(recipe: Recipe, card: Card | None) -> BaseDtype:

@@ -19,6 +19,7 @@ def weights(question: MemoryQuestion) -> list[Component]:
     matrices = question.vocabulary_matrices
     parts = [
         _linears(question),
+        _unpacked(question),
         Component(
             "experts, not quantised", shape.expert_parameters * size, f"{shape.expert_parameters:,} x {size} bytes"
         ),
@@ -51,11 +52,28 @@ def _class_head(question: MemoryQuestion) -> Component:
     )
 
 
+def _unpacked_sizes(question: MemoryQuestion) -> Counter[tuple[int, int]]:
+    """How many linears of each size stay unpacked."""
+    layers = question.shape.layers[: question.unpacked_layers]
+    return Counter((linear.in_features, linear.out_features) for layer in layers for linear in layer.linears)
+
+
+def _values(sizes: Counter[tuple[int, int]]) -> int:
+    return sum(d_in * d_out * count for (d_in, d_out), count in sizes.items())
+
+
+def _unpacked(question: MemoryQuestion) -> Component:
+    """Linears of a 4-bit base that stay as they enter a product."""
+    values, size, count = _values(_unpacked_sizes(question)), question.compute_bytes, question.unpacked_layers
+    name = f"linear weights of {count} layers, unpacked to {question.dtype}"
+    return Component(name, values * size, f"{values:,} x {size} bytes")
+
+
 def _linears(question: MemoryQuestion) -> Component:
-    values, quantization = question.shape.linear_parameters, question.quantization
+    sizes, quantization = question.shape.linear_sizes - _unpacked_sizes(question), question.quantization
+    values = _values(sizes)
     if isinstance(quantization, Bits4):
-        sizes = question.shape.linear_sizes.items()
-        packed = sum(_bits4_bytes(d_in * d_out, quantization) * count for (d_in, d_out), count in sizes)
+        packed = sum(_bits4_bytes(d_in * d_out, quantization) * count for (d_in, d_out), count in sizes.items())
         doubled = "1/64 + 4/16,384 for double-quantised scales" if quantization.double_quant else "4/64 for scales"
         return Component(
             f"linear weights in {quantization.kind}", packed, f"{values:,} x (1/2 + {doubled}) bytes, and code tables"

@@ -72,7 +72,7 @@ class Passes:
 def play_passes(question: MemoryQuestion) -> Passes:
     """Play every distinct layer once."""
     targets = {linear.name for linear in question.targets}
-    played: dict[tuple[int, frozenset[str], int, bool, bool], tuple[LayerLoad, int]] = {}
+    played: dict[tuple[int, frozenset[str], int, bool, bool, bool], tuple[LayerLoad, int]] = {}
     loads, stream = [], question.embedding_bytes
     for index, layer in enumerate(question.shape.layers):
         prefix = f"{question.shape.prefix}.{index}."
@@ -80,23 +80,31 @@ def play_passes(question: MemoryQuestion) -> Passes:
         # nothing below the first layer is trained; for recomputation transformers has its input want a gradient too
         first = index == 0 and (not question.checkpointing or question.shape.scaled_embeddings)
         again = index < question.recomputed
-        key = (id(layer), adapted, stream, first, again)
+        packed = index >= question.unpacked_layers
+        key = (id(layer), adapted, stream, first, again, packed)
         if key not in played:
-            played[key] = _play(question, layer, adapted, stream, first=first, again=again)
+            played[key] = _play(question, layer, adapted, stream, first=first, again=again, packed=packed)
         load, stream = played[key]
         loads.append(load)
     return Passes(loads, stream)
 
 
 def _play(
-    question: MemoryQuestion, layer: Layer, adapted: frozenset[str], stream: int, *, first: bool, again: bool
+    question: MemoryQuestion,
+    layer: Layer,
+    adapted: frozenset[str],
+    stream: int,
+    *,
+    first: bool,
+    again: bool,
+    packed: bool,
 ) -> tuple[LayerLoad, int]:
     width_of = widths(question.shape, layer, question.rank, question.max_length)
     tape = Tape(width_of, question.tokens)
     memory = play_layer(
         layer,
         tape,
-        _setting(question),
+        _setting(question) if packed else replace(_setting(question), packed="no"),
         adapted,
         input_bytes=stream,
         lowest=first and not again,

@@ -30,6 +30,7 @@ class MemoryQuestion:
     accumulation: bool = True  # several micro-batches per step: gradients live during the next forward
     gpus: int = 1
     sharded: bool = False  # the frozen base is split over them, a layer gathered while it is used
+    unpacked_layers: int = 0  # so many of the first ones of a 4-bit base, which stay as they enter a product
     explicit_attention: bool = False  # `model.attention: eager`
     full_logits: bool = False  # the loss holds all logits at once, as transformers' own does
     stack: Stack | None = None  # plain transformers in place of lorafit's own loop

@@ -1,6 +1,6 @@
 """The answer of `estimate-vram`: bytes by component, whether it fits a card, and what would help."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from lorafit.errors import RecipeError
@@ -87,6 +87,7 @@ class Answer:
             "context_bytes": found.context_bytes,
             "phases": found.phases,
             "recomputed_layers": self.question.recomputed,
+            "unpacked_layers": self.question.unpacked_layers,
             "assumptions": self.assumptions,
             "engine": self.question.stack.name if self.question.stack else "lorafit",
             "alternatives": self.model.alternatives,
@@ -183,6 +184,7 @@ def _swept(text: str, question: MemoryQuestion, card: Card | None) -> "Sweep":
 def _fit(question: MemoryQuestion, result: Estimate, card: Card) -> Fit:
     """Tight: the tensors fit, the holes that torch leaves between them may not."""
     needed = result.peak_bytes + result.context_bytes
+    packed = replace(question, unpacked_layers=0)  # layers are unpacked into what room the rows leave
     verdict: Verdict = "does not fit"
     if needed <= card.capacity_bytes:
         verdict = "fits" if result.on_card_bytes <= card.capacity_bytes else "tight"
@@ -190,8 +192,8 @@ def _fit(question: MemoryQuestion, result: Estimate, card: Card) -> Fit:
         card=card,
         verdict=verdict,
         headroom_bytes=card.capacity_bytes - needed,
-        most_rows=most_rows(question, card.capacity_bytes),
-        longest_row=longest_row(question, card.capacity_bytes),
+        most_rows=most_rows(packed, card.capacity_bytes),
+        longest_row=longest_row(packed, card.capacity_bytes),
     )
 
 
@@ -223,6 +225,9 @@ def _assumptions(recipe: Recipe, question: MemoryQuestion, card: Card | None) ->
     if recipe.training.micro_batch_size == "auto":
         because = "the most that fit" if card else "name a card with --gpu for the most that fit"
         said.append(f"micro_batch_size auto is {question.micro_batch_size}: {because}")
+    if question.unpacked_layers:
+        layers = f"{question.unpacked_layers} of {len(question.shape.layers)} layers"
+        said.append(f"keep_unpacked auto: {layers} stay unpacked, the most that fit, for less time")
     if question.stack:
         said += _assumed_of(question, question.stack)
     if question.gpus > 1:

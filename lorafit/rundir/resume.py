@@ -16,6 +16,7 @@ MAY_CHANGE = (
     "training.micro_batch_size",  # the global batch stays: the same up to the order of a sum
     "training.gradient_checkpointing",
     "training.sharding",
+    "quantization.keep_unpacked",
 )
 
 Changes = dict[str, tuple[Any, Any]]

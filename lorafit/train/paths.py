@@ -14,8 +14,10 @@ from lorafit.model.fast_linear import DORA, slow_linears
 from lorafit.model.head_loss import frozen_head
 from lorafit.plan.layers import ModelShape
 from lorafit.plan.shapes import shape_from_config
+from lorafit.plan.unpacked import why_packed
 from lorafit.recipe.adapters import Dora, Full
 from lorafit.recipe.optimizers import OPTIMIZERS
+from lorafit.recipe.quantization import Bits4
 from lorafit.recipe.schema import Recipe
 from lorafit.report.finding import Finding, Status
 from lorafit.train.optimizer import paging_notice
@@ -42,7 +44,8 @@ class Way:
     def findings(self) -> list[Finding]:
         """Say it all, a path a line."""
         linears = [] if self.adapter is None else [self.linears(self.adapter)]
-        return [self.attention(), *linears, self.loss(), self.recompute(), self.optimizer(), self.precision()]
+        base = [self.base()] if isinstance(self.recipe.quantization, Bits4) else []
+        return [self.attention(), *base, *linears, self.loss(), self.recompute(), self.optimizer(), self.precision()]
 
     def attention(self) -> Finding:
         """Name the kernel that keeps packed documents apart."""
@@ -55,6 +58,16 @@ class Way:
             return _path("attention", "on", "torch's variable-length kernel, all documents of a row at once")
         why = "there is no card" if self.device.type == "cpu" else "float32"
         return _path("attention", "on", f"torch's SDPA, document by document: {why} for the variable-length kernel")
+
+    def base(self) -> Finding:
+        """Say how many layers of a 4-bit base need no unpacking, and why others do."""
+        again, layers = self.sizes.unpacked_layers, self.sizes.layers
+        if again and again == layers:
+            return _path("4-bit base", "on", "every layer is unpacked once and stays so: there is room")
+        question = self.sizes.question
+        why = (why_packed(question) if question else "this architecture's memory is not known") or "there is no room"
+        which = f"{layers - again} of {layers} layers" if again and layers else "every layer"
+        return _path("4-bit base", "off", f"{which} unpacked anew for each product: {why}")
 
     def linears(self, why: str) -> Finding:
         """Say whether the layers with an adapter have a backward of their own."""

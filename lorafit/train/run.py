@@ -17,6 +17,7 @@ from lorafit.model.memory import free_bytes, recompute_activations
 from lorafit.model.run import file_hashes, new_head
 from lorafit.model.tokenizer import read_data
 from lorafit.model.trained import Trained
+from lorafit.model.unpacked import keep_unpacked
 from lorafit.plan.find_shape import read_config
 from lorafit.plan.plan import Plan, make_plan
 from lorafit.plan.recompute import in_words
@@ -67,6 +68,7 @@ def train(recipe: Recipe, folder: RunFolder, run: Run | None) -> dict[str, objec
             sizes = choose_sizes(recipe, config, dtype, ranks.count, room, classes)
             head = new_head(data.labels, tokenizer, recipe.seed)
             base = load_base(recipe.model, recipe.quantization, ranks.device, model_folder, head, sharded=sizes.sharded)
+            keep_unpacked(base.model, sizes.unpacked_layers)
             attached = adapt(recipe, base)
             loop = make_loop(recipe, attached, data, sizes, ranks, base)
             course = Course(loop, data, record, requests)

@@ -12,6 +12,7 @@ from lorafit.plan.question import BaseDtype, Estimate, MemoryQuestion
 from lorafit.plan.recompute import with_least_recomputation
 from lorafit.plan.shapes import shape_from_config
 from lorafit.plan.shards import is_split
+from lorafit.plan.unpacked import with_most_unpacked
 from lorafit.recipe.schema import Recipe
 
 USABLE_SHARE = 0.85  # of what is free: the estimate is honest to about a tenth
@@ -26,6 +27,7 @@ class Sizes:
     estimated_peak_bytes: int | None  # None for an architecture the memory model does not know
     layers: int | None = None  # that the model has, where it is known
     sharded: bool = False  # the base is split over the processes
+    unpacked_layers: int = 0  # of a 4-bit base: so many of the first ones stay unpacked
     expected: Estimate | None = None  # all that the memory model says
     question: MemoryQuestion | None = None  # what it was asked
     usable_bytes: int = 0  # that the answer was to fit
@@ -39,7 +41,8 @@ def choose_sizes(
     free_bytes: int,
     classes: int = 0,
 ) -> Sizes:
-    """Resolve `auto`: split the base, and recompute, only when a row does not fit without; then take the most rows.
+    """Resolve `auto`: split the base, and recompute, only when a row does not fit without; then take the most rows,
+    and of a 4-bit base keep the most layers unpacked.
 
     `free_bytes` is what this process may use for everything, the base included; `classes` are those of a head.
     """
@@ -59,6 +62,7 @@ def choose_sizes(
     if training.micro_batch_size == "auto":
         rows = largest_micro_batch(question, usable, training.global_batch_size, world_size)
         question = replace(question, micro_batch_size=rows)
+    question = with_most_unpacked(question, lambda asked: estimate(asked).peak_bytes <= usable)
     found = estimate(question)
     return Sizes(
         micro_batch_size=question.micro_batch_size,
@@ -66,6 +70,7 @@ def choose_sizes(
         estimated_peak_bytes=found.peak_bytes,
         layers=len(question.shape.layers),
         sharded=question.sharded,
+        unpacked_layers=question.unpacked_layers,
         expected=found,
         question=question,
         usable_bytes=usable,

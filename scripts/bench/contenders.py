@@ -33,6 +33,7 @@ Told = Callable[[Step], None]
 
 def lorafit(work: Work, steps: int, told: Told) -> None:
     """Train as `lorafit train` does, rows laid end to end; `told` is called after each step."""
+    from lorafit.model.unpacked import keep_unpacked
     from lorafit.train.ranks import Ranks
     from lorafit.train.run import adapt, make_loop
 
@@ -40,6 +41,7 @@ def lorafit(work: Work, steps: int, told: Told) -> None:
     data: Any = SimpleNamespace(train=rows, train_packs=unpacked(np.arange(len(rows))))
     sizes = work.sizes(recipe)  # by what is free before the base is there
     base = work.own_base(recipe)
+    keep_unpacked(base.model, sizes.unpacked_layers)
     loop = make_loop(recipe, adapt(recipe, base), data, sizes, ranks, base)
     for step in range(steps):
         record = loop.step(step).record()

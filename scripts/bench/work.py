@@ -35,6 +35,7 @@ class Work:
     steps_per_window: int = 2
     peers: tuple[str, ...] = ("trainer",)
     quantization: Literal["none", "nf4"] = "none"
+    unpacked: bool = False  # a 4-bit base stays unpacked in lorafit, as it does where there is room
     rank: int = 16
     batch_rows: int = 8  # of a step; all of them in one pass
     micro_rows: int | None = None
@@ -87,7 +88,8 @@ class Work:
     def sizes(self, recipe: Recipe) -> Sizes:
         """Give what lorafit would choose by the memory, here fixed."""
         del recipe
-        return Sizes(self.micro_rows or self.batch_rows, None if self.recompute else 0, None)
+        rows, unpacked = self.micro_rows or self.batch_rows, self.layers if self.unpacked else 0
+        return Sizes(rows, None if self.recompute else 0, None, unpacked_layers=unpacked)
 
     @property
     def words(self) -> int:
@@ -145,5 +147,5 @@ WORKS = {
     "C2": replace(C1, about="full rows", full_rows=256, peers=("trainer",)),
     "C3": replace(C1, about="large vocabulary", hidden=256, layers=4, vocabulary=128_000, peers=("trainer", "trl")),
     "C4": Work("many small layers", hidden=128, layers=24, vocabulary=8_000, peers=("loop", "trainer")),
-    "C5": replace(C1, about="4-bit base", hidden=256, layers=4, quantization="nf4", peers=("trainer",)),
+    "C5": replace(C1, about="4-bit base", hidden=256, layers=4, quantization="nf4", unpacked=True, peers=("trainer",)),
 }

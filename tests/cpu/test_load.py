@@ -10,15 +10,18 @@ import torch
 from bitsandbytes.nn import Linear4bit
 from bitsandbytes.nn import modules as bitsandbytes_modules
 from safetensors.torch import load_file, save_file
+from toys import save_toy, toy_llama
+from transformers import core_model_loading
 
 from lorafit.errors import LorafitError, ModelError, SafetyRefusal
 from lorafit.model.adapt import attach
 from lorafit.model.documents import use_flat_rows
 from lorafit.model.find import check_weights, find_model
 from lorafit.model.load import load_base
+from lorafit.model.trace_log import StorageLog
 from lorafit.recipe.adapters import Lora
-from lorafit.recipe.quantization import Nf4
-from lorafit.recipe.schema import ModelSpec
+from lorafit.recipe.quantization import Nf4, Unquantized
+from lorafit.recipe.schema import Dtype, ModelSpec
 
 CPU = torch.device("cpu")
 
@@ -42,6 +45,25 @@ def test_evaluating_a_four_bit_model_leaves_its_gradients_alone(
     ).logits.sum().backward()
     assert hidden.grad is not None
     assert hidden.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(("stored", "wanted"), [("float32", "bfloat16"), ("bfloat16", "float32")])
+def test_a_four_bit_base_is_never_whole_in_more_bits(
+    stored: Dtype, wanted: Dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(core_model_loading, "ThreadPoolExecutor", None)  # none reads ahead of the packing
+    toy = toy_llama(num_hidden_layers=16, hidden_size=128, intermediate_size=256)
+    folder = save_toy(toy.to(getattr(torch, stored)), tmp_path / "toy", max_shard_size="500KB")
+    assert len(list(folder.glob("*.safetensors"))) > 3
+    most, held = {}, {}
+    for name, quantization in {"packed": Nf4(), "plain": Unquantized()}.items():
+        monkeypatch.setenv("HF_DEACTIVATE_ASYNC_LOAD", str(int(name == "plain")))  # the log sees one thread
+        with StorageLog() as log:
+            base = load_base(ModelSpec(path=str(folder), dtype=wanted), quantization, CPU)
+            most[name], held[name] = max(peak.bytes for peak in log.peaks.values()), log.bytes
+        del base
+    assert held["plain"] >= sum(p.numel() for p in toy.parameters()) * getattr(torch, wanted).itemsize
+    assert most["packed"] < held["packed"] + held["plain"] / 16
 
 
 def change_config(folder: Path, **keys: Any) -> None:

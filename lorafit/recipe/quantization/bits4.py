@@ -25,6 +25,11 @@ class Bits4(Spec):
         default="auto",
         description="Type the weights are unpacked to for each product; auto: the model's dtype.",
     )
+    keep_unpacked: Literal["auto", "none"] = Field(
+        default="auto",
+        description="Layers whose weights are unpacked once and stay so while training: the same numbers in less time. "
+        "auto: as many as fit beside everything else.",
+    )
 
     def bytes_per_weight(self) -> float:
         """Half a byte and this weight's share of the scales."""

@@ -79,7 +79,7 @@ def test_a_name_alone_stands_for_the_default_recipe() -> None:
 
 def test_a_method_on_four_bits_takes_a_lean_optimizer() -> None:
     question = ask(model="8b", method="qdora").question
-    assert (question.adapter, question.quantization) == (Dora(), Nf4())
+    assert (question.adapter, question.quantization) == (Dora(), Nf4(keep_unpacked="none"))
     assert question.optimizer == "paged_adamw_8bit"
     assert question.method == "qdora"
 

@@ -17,7 +17,7 @@ FULL = """
 version: 1
 seed: 7
 model: {path: x, revision: abc, dtype: bfloat16, attention: sdpa}
-quantization: {kind: nf4, double_quant: false, compute_dtype: float32}
+quantization: {kind: nf4, double_quant: false, compute_dtype: float32, keep_unpacked: none}
 adapter: {kind: dora, rank: 3, alpha: 1e-5, dropout: 0.1, target_modules: {regex: .*}, rslora: true, init_from: y}
 data: {train: [{path: a, format: chat, split: t, weight: 0.1, limit: 3}, {path: b}], validation: {fraction: 0.1},
   max_length: 99, packing: false, train_on: all, on_overlong: drop, on_bad_row: skip, chat_template: "été.jinja",

@@ -18,6 +18,7 @@ ALLOWED = {
     "training.eval_every",
     "training.gradient_checkpointing",
     "training.sharding",
+    "quantization.keep_unpacked",
     "training.keep_checkpoints",
     "training.micro_batch_size",
     "training.save_every",
