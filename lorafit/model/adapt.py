@@ -71,7 +71,7 @@ def attach(model: PreTrainedModel, adapter: Adapter, base_name: str, seed: int) 
         model.requires_grad_(True)
         return Attached(model.float(), [])
     names = linear_names(model)
-    targets = match_targets(adapter.target_modules, names)
+    targets = match_targets(adapter.target_modules, names, base_of(model).config.model_type)
     torch.manual_seed(seed)  # A is drawn at random, B is zero
     transposed = any(isinstance(model.get_submodule(name), Conv1D) for name in targets)
     config = adapter.build(shortest_names(targets, names), fan_in_fan_out=transposed)

@@ -149,6 +149,11 @@ class ModelShape:
     notes: tuple[str, ...] = ()
 
     @property
+    def changed_embeddings(self) -> bool:
+        """The layers begin with something else than the embedding gave: scaled, with learned positions, dropped."""
+        return self.scaled_embeddings or self.dropped_embeddings or self.position_tables == 0
+
+    @property
     def explicit_attention(self) -> bool:
         """Some layer has no fused kernel: every score is written out."""
         return any(layer.attention.scores != "plain" for layer in self.layers)

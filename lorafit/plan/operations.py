@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lorafit.plan.layers import Linear, NormKind
-from lorafit.plan.tape import CONSTANT, Form, Tape, Tensor
+from lorafit.plan.tape import CONSTANT, Form, Remake, Tape, Tensor
 
 FLOAT32 = 4
 # up to so many tokens bitsandbytes may multiply by the packed weight itself, in its forward
@@ -79,7 +79,7 @@ class Operations:
         scratch = [(x.symbol, 3 * FLOAT32 - x.bytes_each)]
         out = self.tape.record(x.symbol, x.bytes_each, [x], saved=[x], scratch=scratch, saves_late=True)
         del meanwhile
-        out.made_of = (x,)
+        out.remake = Remake((x,))
         return out
 
     def lean_product(self, gate: Tensor, up: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ class Operations:
         scratch = [(gate.symbol, 2 * size)]
         out = self.tape.record(gate.symbol, size, both, saved=both, scratch=scratch, saves_late=True)
         del active
-        out.made_of = both
+        out.remake = Remake(both)
         return out
 
     def weighted(self, x: Tensor) -> Tensor:
@@ -160,14 +160,34 @@ class Operations:
         low = self.tape.temporary("rank", self.size)
         packed = 0 if self.setting.packed == "no" else self.unpacked(linear)
         meanwhile = self.tape.temporary(CONSTANT, packed if self.tape.tokens > FUSED_4BIT_TOKENS else 0)
-        dropped = [(x.symbol, self.size + 1)] if self.setting.dropout else []
-        again = [(x.symbol, self.size)] if x.made_of else []
-        saved, scratch = [*(x.made_of or (x,)), low], [(CONSTANT, packed), *dropped, *again]
-        out = self.tape.record(symbol, self.size, [x], saved=saved, scratch=scratch, trains=True, saves_late=True)
+        dropped = [(x.symbol, self.size), (x.symbol, 1)] if self.setting.dropout else []
+        saved, again = [x], None
+        if x.remake:
+            x.remake.readers += 1
+            saved, again = list(x.remake.sources), (x.remake, x.symbol, self.size)
+        out = self.tape.record(
+            symbol,
+            self.size,
+            [x],
+            saved=[*saved, low],
+            first_scratch=dropped,
+            scratch=self._beside_gradient(x, packed),
+            again=again,
+            trains=True,
+            saves_late=True,
+        )
         del meanwhile
         for width, size in dropped:
             self.tape.temporary(width, size)
         return out
+
+    def _beside_gradient(self, x: Tensor, packed: int) -> list[tuple[str, int]]:
+        """The unpacked weight; with dropout the mask, and the adapter's part of the gradient once that is gone."""
+        if not self.setting.dropout:
+            return [(CONSTANT, packed), ("rank", self.size)]
+        part = self.tape.tokens * self.tape.widths[x.symbol] * self.size
+        larger = (CONSTANT, packed) if packed > part else (x.symbol, self.size)
+        return [larger, (x.symbol, 1), ("rank", self.size)]
 
     def _pin(self, x: Tensor) -> None:
         if x.needs_grad:

@@ -78,7 +78,7 @@ def play_passes(question: MemoryQuestion) -> Passes:
         prefix = f"{question.shape.prefix}.{index}."
         adapted = frozenset(linear.name for linear in layer.linears if prefix + linear.name in targets)
         # nothing below the first layer is trained; for recomputation transformers has its input want a gradient too
-        first = index == 0 and (not question.checkpointing or question.shape.scaled_embeddings)
+        first = index == 0 and (not question.checkpointing or question.shape.changed_embeddings)
         again = index < question.recomputed
         packed = index >= question.unpacked_layers
         key = (id(layer), adapted, stream, first, again, packed)
@@ -111,8 +111,10 @@ def _play(
         recomputed=again,
     )
     if again:
-        inputs = 2 if first else 1  # an embedding that is scaled stays beside what it was scaled to
-        waiting = _load(Form({"hidden": inputs * stream}), width_of) + _load(memory.pinned, width_of)
+        size = stream
+        if first:  # an embedding stays beside what was made of it, and the mask of a dropout with them
+            size = 2 * stream + (1 if question.shape.dropped_embeddings else 0)
+        waiting = _load(Form({"hidden": size}), width_of) + _load(memory.pinned, width_of)
     else:
         waiting = _load(memory.kept, width_of)
     working, forward = _load(memory.backward, width_of), _load(memory.forward, width_of)

@@ -156,7 +156,9 @@ class MemoryQuestion:
         if isinstance(self.adapter, Full):
             return []
         linears = {linear.name: linear for linear in self.shape.linears()}
-        return [linears[name] for name in match_targets(self.adapter.target_modules, list(linears))]
+        older = self.stack is not None and self.stack.version < (5,)  # experts were linears like others
+        kind = None if older else self.shape.model_type
+        return [linears[name] for name in match_targets(self.adapter.target_modules, list(linears), kind)]
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from lorafit.plan.config_keys import ConfigKeys
 from lorafit.plan.families import FAMILIES, TEXT_TYPES
 from lorafit.plan.family import Family
 from lorafit.plan.layers import Layer, Linear, ModelShape
+from lorafit.plan.targets import taken_for_stacks
 from lorafit.recipe.suggest import nearest
 
 __all__ = ["Linear", "ModelShape", "NamedShape", "shape_by_name", "shape_from_config"]
@@ -77,15 +78,17 @@ def _shape(config: Mapping[str, object], name: str) -> ModelShape:
         position_tables=0 if family.positions else family.position_tables,
     )
     keys.done()
-    return replace(shape, notes=_notes(family, shape.layers, shape.expert_parameters))
+    return replace(shape, notes=_notes(family, model_type, shape.layers, shape.expert_parameters))
 
 
-def _notes(family: Family, layers: tuple[Layer, ...], expert_parameters: int) -> tuple[str, ...]:
+def _notes(family: Family, model_type: str, layers: tuple[Layer, ...], expert_parameters: int) -> tuple[str, ...]:
     notes = []
     if expert_parameters:
         notes.append(
             f"{expert_parameters:,} values are experts in stacked matrices, which are neither adapted nor quantised"
         )
+    if any(taken_for_stacks(linear.name, model_type) for layer in set(layers) for linear in layer.linears):
+        notes.append("MLPs of dense layers and shared experts get no adapter: PEFT takes their names for the stacks")
     if any(layer.attention.kind == "gated_delta" for layer in layers):
         notes.append("layers of linear attention are estimated as if they were softmax attention of the same widths")
     if family.remote_code:

@@ -23,7 +23,7 @@ class Form:
 class Tensor:
     """A tensor of [tokens, width]: alive as long as it is referred to."""
 
-    __slots__ = ("bytes_each", "edge", "made_of", "needs_grad", "symbol", "tape", "whole")
+    __slots__ = ("bytes_each", "edge", "needs_grad", "remake", "symbol", "tape", "whole")
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class Tensor:
     ) -> None:
         self.tape, self.symbol, self.bytes_each = tape, symbol, bytes_each
         self.edge, self.needs_grad = edge, needs_grad
-        self.made_of: tuple[Tensor, ...] = ()  # what its readers keep in its place, to make it again
+        self.remake: Remake | None = None  # how its readers make it again, who then do not keep it
         self.whole = whole  # what it is a view into: all of that lives as long as the view
         if whole is None:
             tape.count(symbol, bytes_each)
@@ -47,6 +47,22 @@ class Tensor:
 
 
 @dataclass
+class Remake:
+    """A tensor that is made again in the backward: it lives from the first to the last of those who read it."""
+
+    sources: tuple[Tensor, ...]
+    readers: int = 0
+    made: Tensor | None = None
+
+    def read(self, tape: "Tape", symbol: str, bytes_each: int) -> Tensor:
+        """Give it to one reader."""
+        made = self.made or Tensor(tape, symbol, bytes_each)
+        self.readers -= 1
+        self.made = made if self.readers else None
+        return made
+
+
+@dataclass
 class Node:
     """One operation of the graph: where its gradient comes from and goes, what it keeps, what it needs meanwhile."""
 
@@ -54,7 +70,9 @@ class Node:
     form: tuple[str, int]  # symbol and bytes of the output
     inputs: list[tuple[int, str, int, bool]]  # edge, symbol, bytes of each gradient; whether of a part of the input
     saved: Sequence[Tensor]
-    scratch: Sequence[tuple[str, int]]  # temporaries of its backward
+    first_scratch: Sequence[tuple[str, int]]  # temporaries of its backward, gone before it makes any gradient
+    scratch: Sequence[tuple[str, int]]  # those beside its gradients
+    again: tuple[Remake, str, int] | None  # what it makes again at first, with symbol and bytes
     passes_on: bool  # hands its own gradient to the inputs, as an addition does
     recalls: bool  # asks for something that was kept, be it a weight that is there anyway
 
@@ -102,7 +120,7 @@ class Tape:
         size = x.bytes_each if bytes_each is None else bytes_each
         if x.needs_grad:
             piece = (x.edge, x.symbol, x.bytes_each, False) if padded else (x.edge, symbol, size, True)
-            self._nodes.append(Node(self._edges, (symbol, size), [piece], (), (), not padded, False))
+            self._nodes.append(Node(self._edges, (symbol, size), [piece], (), (), (), None, not padded, False))
         return Tensor(self, symbol, size, self._edges, x.needs_grad, x)
 
     def record(
@@ -112,6 +130,8 @@ class Tape:
         inputs: Sequence[Tensor],
         saved: Sequence[Tensor] = (),
         scratch: Sequence[tuple[str, int]] = (),
+        first_scratch: Sequence[tuple[str, int]] = (),
+        again: tuple[Remake, str, int] | None = None,
         passes_on: bool = False,
         trains: bool = False,
         saves_output: bool = False,
@@ -121,11 +141,12 @@ class Tape:
     ) -> Tensor:
         """Play one operation forward: keep what its backward needs, and give its output.
 
-        `scratch` are temporaries of the backward, `passes_on` marks an addition (its gradient is its inputs'),
-        `trains` an operation with a trained weight, which has a gradient even where its input wants none,
-        `saves_weight` one that keeps a frozen weight: no memory, but recomputation goes by what is kept;
-        `saves_late` an autograd function in Python, which keeps its inputs once it has computed; `part` names the width
-        of what is read of a wider input: gradients of parts wait for one another and are joined.
+        `scratch` are temporaries of the backward (`first_scratch`, and what is made `again`, go before the gradients);
+        `passes_on` marks an addition (its gradient is its inputs'), `trains` an operation with a trained weight, which
+        has a gradient even where its input wants none, `saves_weight` one that keeps a frozen weight: no memory, but
+        recomputation goes by what is kept; `saves_late` an autograd function in Python, which keeps its inputs once it
+        has computed; `part` names the width of what is read of a wider input: gradients of parts wait for one another
+        and are joined.
         """
         wanting = [
             (x.edge, part or x.symbol, x.bytes_each, part not in (None, x.symbol)) for x in inputs if x.needs_grad
@@ -139,7 +160,9 @@ class Tape:
             if saves_output or saves_late:
                 self._peak_at_save = self.peak_bytes, self._at_peak
             kept = [*saved, output] if saves_output else list(saved)
-            self._nodes.append(Node(output.edge, (symbol, bytes_each), wanting, kept, scratch, passes_on, recalls))
+            form = symbol, bytes_each
+            node = Node(output.edge, form, wanting, kept, first_scratch, scratch, again, passes_on, recalls)
+            self._nodes.append(node)
         return output
 
     def live_form(self, without: Tensor) -> Form:
@@ -181,6 +204,7 @@ class Tape:
             pieces = gradients.pop(node.output)
             gradient = pieces[0] if len(pieces) == 1 else Tensor(self, *node.form)
             del pieces
+            self._begin(node)
             meanwhile = [Tensor(self, symbol, size) for symbol, size in node.scratch]
             for edge, symbol, size, is_part in node.inputs:
                 made = gradient if node.hands_on(symbol, size) else Tensor(self, symbol, size)
@@ -189,6 +213,11 @@ class Tape:
                     waiting.append(made)
                 del made, waiting
             del meanwhile, gradient, node
+
+    def _begin(self, node: Node) -> None:
+        made = node.again[0].read(self, *node.again[1:]) if node.again else None
+        first = [Tensor(self, symbol, size) for symbol, size in node.first_scratch]
+        del made, first
 
 
 def _form(live: dict[str, int]) -> Form:

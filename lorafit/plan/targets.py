@@ -24,6 +24,18 @@ _ROUTER = re.compile(r"router|gate|shared_expert_gate")
 _NOT_TEXT = re.compile(r"vision|visual|image|audio|speech|multi_modal|multimodal", re.IGNORECASE)
 
 
+# Model types whose experts were linears in transformers 4 and are stacked matrices in 5. For these PEFT 0.21 turns the
+# names below into the stacks wherever it meets them, dense layers and shared experts included: an adapter on such a
+# linear could be neither made nor loaded. https://github.com/huggingface/peft (utils/transformers_weight_conversion.py)
+_TAKES_FOR_STACKS = ("deepseek_v2", "deepseek_v3", "glm4_moe", "glm4_moe_lite", "olmoe", "qwen3_moe", "qwen3_next")
+_NAMES_OF_STACKS = ("gate_proj", "up_proj", "down_proj")
+
+
+def taken_for_stacks(name: str, model_type: str | None) -> bool:
+    """Tell whether PEFT would adapt the stacked experts in place of this linear."""
+    return model_type in _TAKES_FOR_STACKS and name.rpartition(".")[2] in _NAMES_OF_STACKS
+
+
 @lru_cache(maxsize=8192)
 def part_of(name: str) -> Part | None:
     """Tell where in a decoder layer a linear sits; None outside the layers, in a router, or in a vision tower."""
@@ -36,14 +48,34 @@ def part_of(name: str) -> Part | None:
     return "mixer" if any(_MIXER.search(part) for part in inside[:-1]) else "mlp"
 
 
-def match_targets(spec: TargetModules, linear_names: Sequence[str]) -> list[str]:
+def match_targets(spec: TargetModules, linear_names: Sequence[str], model_type: str | None = None) -> list[str]:
     """Give the full dotted names that the recipe's `target_modules` selects, in the model's order.
 
-    `linear_names` are the full dotted names of every nn.Linear of the model.
+    `linear_names` are the full dotted names of every nn.Linear of the model, of which some model types have some that
+    PEFT cannot adapt: keywords leave those out.
 
     Raises:
         RecipeError: a keyword, a name or the expression selects nothing; all faults at once.
     """
+    adaptable = [name for name in linear_names if not taken_for_stacks(name, model_type)]
+    try:
+        return _matching(spec, adaptable)
+    except RecipeError:
+        if len(adaptable) < len(linear_names) and _matching(spec, linear_names):
+            raise _stacks(spec) from None
+        raise
+
+
+def _stacks(spec: TargetModules) -> RecipeError:
+    return RecipeError(
+        f"{spec!r}: PEFT takes {', '.join(_NAMES_OF_STACKS)} of this model for its stacked experts",
+        where="adapter.target_modules",
+        fix="target_modules: all-linear, which leaves them out, or attention",
+        code="E2-TARGETS",
+    )
+
+
+def _matching(spec: TargetModules, linear_names: Sequence[str]) -> list[str]:
     if isinstance(spec, RegexTargets):
         return _by_regex(spec.regex, linear_names)
     if isinstance(spec, str):

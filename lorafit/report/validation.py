@@ -56,7 +56,9 @@ def _check_model(recipe: Recipe, notes: list[str]) -> None:
     shape = _shape(recipe, notes)
     if shape is None or isinstance(recipe.adapter, Full):
         return
-    targets = match_targets(recipe.adapter.target_modules, [linear.name for linear in shape.linears()])
+    targets = match_targets(
+        recipe.adapter.target_modules, [linear.name for linear in shape.linears()], shape.model_type
+    )
     counts = ", ".join(f"{leaf} x{count}" for leaf, count in leaf_counts(targets).items())
     notes.append(f"model: {shape.name}, {shape.total_parameters:,} parameters; adapter on {counts}")
 

@@ -82,6 +82,17 @@ def test_a_router_may_be_named_but_is_never_implied() -> None:
     assert not any(name.endswith("router") for name in match_targets("all-linear", linears))
 
 
+def test_linears_that_peft_takes_for_stacks_of_experts_get_no_adapter() -> None:
+    linears = names("deepseek-v3")
+    chosen = match_targets("all-linear", linears, "deepseek_v3")
+    assert chosen == match_targets("attention", linears)
+    for spec in ("mlp", ["down_proj"], RegexTargets(regex=r".*\.shared_experts\..*")):
+        with pytest.raises(RecipeError, match="stacked experts"):
+            match_targets(spec, linears, "deepseek_v3")
+    with pytest.raises(RecipeError, match="'q_prj' names no linear layer"):
+        match_targets(["q_prj"], linears, "deepseek_v3")
+
+
 def test_a_regular_expression_matches_in_full() -> None:
     chosen = match_targets(RegexTargets(regex=r"model\.layers\.[01]\.self_attn\.[qv]_proj"), LLAMA)
     assert len(chosen) == 4
