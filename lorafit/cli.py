@@ -141,6 +141,14 @@ def estimate_vram(
     picture: Annotated[Path | None, typer.Option(help="With --exact: draw memory over the step, as SVG.")] = None,
     engine: Annotated[str, typer.Option(help="lorafit, or plain transformers[@VERSION] with PEFT.")] = "lorafit",
     upcast: Annotated[str | None, typer.Option(help="What transformers turns to float32: none, norms, all.")] = None,
+    no_amp: Annotated[bool, typer.Option("--no-amp", help="transformers: no autocast (`bf16: false`).")] = False,
+    use_cache: Annotated[bool, typer.Option("--use-cache", help="transformers: use_cache left on.")] = False,
+    narrow_adapters: Annotated[
+        bool, typer.Option("--narrow-adapters", help="transformers: adapters in the base's 16 bits.")
+    ] = False,
+    fused_loss: Annotated[
+        bool, typer.Option("--fused-loss", help="transformers: no logits at once (Liger, cut cross-entropy).")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Say how much GPU memory training takes, by component, without a GPU and without weights."""
@@ -169,6 +177,13 @@ def estimate_vram(
         price_per_hour=price_per_hour,
         classes=classes,
         sharding=sharding,
+        overrides=overrides,
+        habits={
+            "--no-amp": no_amp,
+            "--use-cache": use_cache,
+            "--narrow-adapters": narrow_adapters,
+            "--fused-loss": fused_loss,
+        },
     )
     if exact:
         quiet_libraries()

@@ -16,6 +16,7 @@ from typing import cast
 
 from lorafit.errors import LorafitError
 from lorafit.plan.find_shape import find_shape
+from lorafit.plan.listed import with_listed_experts
 from lorafit.plan.memory import estimate
 from lorafit.plan.question import BaseDtype, MemoryQuestion
 from lorafit.plan.stack import Kernel, Stack, Upcast
@@ -72,8 +73,9 @@ def question_of(row: dict[str, str]) -> MemoryQuestion | None:
         shape = find_shape(row["model"]).shape
     except LorafitError:
         return None
+    stack = _stack(row)
     question = MemoryQuestion(
-        shape=shape,
+        shape=with_listed_experts(shape) if stack.lists_experts else shape,
         adapter=_adapter(row),
         quantization=Nf4() if row["method"] == "qlora" else Unquantized(),
         dtype=cast("BaseDtype", row["dtype"].split()[0]),
@@ -81,7 +83,7 @@ def question_of(row: dict[str, str]) -> MemoryQuestion | None:
         micro_batch_size=int(row["micro_batch"]),
         checkpointing=row["grad_ckpt"] == "true",
         accumulation=False,
-        stack=_stack(row),
+        stack=stack,
     )
     return _with_known_targets(question)
 
@@ -97,6 +99,7 @@ def _stack(row: dict[str, str]) -> Stack:
         upcast=upcast,
         amp="no AMP" not in row["dtype"],
         kernel=cast("Kernel", row["attention"]),
+        cache="use_cache on" in row["notes"],
     )
 
 

@@ -1,7 +1,7 @@
 """From a recipe, or a model's name, and the options of the command line to a question about memory."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from lorafit.errors import Fault, RecipeError
 from lorafit.plan.cards import Card
 from lorafit.plan.layers import ModelShape
+from lorafit.plan.listed import with_listed_experts
 from lorafit.plan.memory import estimate, largest_micro_batch
 from lorafit.plan.question import BaseDtype, MemoryQuestion
 from lorafit.plan.recompute import with_least_recomputation
@@ -29,10 +30,13 @@ METHODS = ("lora", "qlora", "dora", "qdora", "full")
 _KEYWORDS: dict[str, TargetModules] = {"all-linear": "all-linear", "attention": "attention", "mlp": "mlp"}
 
 
-def default_recipe(model: str, method: str | None) -> Recipe:
-    """The recipe that a name alone stands for: one row a pass, every layer recomputed, on 4 bits a lean optimizer."""
-    lean = method is not None and method.startswith("q")
-    return Recipe(
+def default_recipe(model: str, method: str | None, overrides: Sequence[str] = (), *, plain: bool = False) -> Recipe:
+    """The recipe that a name alone stands for: one row a pass, every layer recomputed, on 4 bits a lean optimizer.
+
+    `plain`: as the Trainer of transformers has it, AdamW and a step after every pass. Raises RecipeError.
+    """
+    lean = not plain and method is not None and method.startswith("q")
+    recipe = Recipe(
         version=1,
         model=ModelSpec(path=model),
         quantization=Nf4(keep_unpacked="none") if lean else Unquantized(),
@@ -41,7 +45,17 @@ def default_recipe(model: str, method: str | None) -> Recipe:
             micro_batch_size=1,
             gradient_checkpointing="full",
             optimizer="paged_adamw_8bit" if lean else "adamw",
+            global_batch_size=1 if plain else TrainingSpec().global_batch_size,
         ),
+    )
+    return _overridden(recipe, overrides) if overrides else recipe
+
+
+def _overridden(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    from lorafit.recipe.load import recipe_from  # only here, for YAML takes a while to load
+
+    return recipe_from(
+        recipe.model_dump_json(exclude_defaults=True).encode(), f"--model {recipe.model.path}", overrides
     )
 
 
@@ -121,6 +135,8 @@ def ask(
     `classes` are those of a classification head, 0 without one.
     """
     training = recipe.training
+    if stack and stack.lists_experts:
+        shape = with_listed_experts(shape)
     size = training.micro_batch_size
     rows = 1 if size == "auto" else size
     question = MemoryQuestion(

@@ -122,6 +122,20 @@ def falcon(keys: ConfigKeys) -> Attention:
     )
 
 
+def one_key(keys: ConfigKeys) -> Attention:
+    """gpt_bigcode: one key head for all queries, or one each; positions are learned, so that nothing is turned."""
+    hidden, heads = keys.integer("hidden_size", "n_embd"), keys.integer("num_attention_heads", "n_head")
+    key = hidden // heads if keys.flag("multi_query", True) else hidden
+    return Attention(
+        linears=_linears("attn", ("c_attn", hidden, hidden + 2 * key, True), ("c_proj", hidden, hidden, True)),
+        heads=heads,
+        query_width=hidden,
+        key_width=key,
+        value_width=key,
+        fused=True,
+    )
+
+
 def latent(keys: ConfigKeys) -> Attention:
     """Multi-head latent attention: queries and keys pass through narrow projections (DeepSeek-V2, arXiv 2405.04434)."""
     hidden, heads = keys.integer("hidden_size"), keys.integer("num_attention_heads")

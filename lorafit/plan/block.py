@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from lorafit.plan.layers import Experts, Layer, Linear, Mlp, ModelShape
 from lorafit.plan.mixing import Mixing
 from lorafit.plan.operations import Setting
-from lorafit.plan.tape import Form, Tape, Tensor
+from lorafit.plan.tape import CONSTANT, Form, Tape, Tensor
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,8 @@ class _Player(Mixing):
 
     def experts(self, experts: Experts, x: Tensor) -> Tensor:
         """The experts of each token, their load taken as even: frozen, they keep no inputs."""
+        if experts.listed:
+            return self.listed(experts, x)
         gathered = self.tape.record("routed", self.size, [x])
         both = self.stacked(gathered, "expert gate and up", experts.parameters * 2 // 3)
         del gathered
@@ -125,6 +127,24 @@ class _Player(Mixing):
         weighted = self.tape.record("routed", self.size, [out], saved=[out])
         del out
         return self.tape.record("hidden", x.bytes_each, [weighted])
+
+    def listed(self, experts: Experts, x: Tensor) -> Tensor:
+        """One expert after another over its share of the tokens; what it gives is added to a sum that keeps it."""
+        room = self.tape.temporary("hidden", x.bytes_each)
+        added = []
+        for gate, up, down in experts.listed:
+            state = self.tape.record("routed to one", x.bytes_each, [x])
+            active = self.activation(self.linear(state, gate, "expert of one"), "expert of one")
+            inner = self.product(active, self.linear(state, up, "expert of one"))
+            del active, state
+            out = self.linear(inner, down, "routed to one")
+            del inner
+            weighted = self.tape.record("routed to one", out.bytes_each, [out], saved=[out])
+            del out
+            added.append(self.tape.record(CONSTANT, 0, [weighted], saved=[weighted]))
+            del weighted
+        del room
+        return self.tape.record("hidden", x.bytes_each, added, passes_on=True)
 
     def stacked(self, x: Tensor, symbol: str, values: int) -> Tensor:
         if self.setting.full:
@@ -157,4 +177,7 @@ def widths(shape: ModelShape, layer: Layer, rank: int, row_tokens: int) -> dict[
         active = mlp.experts.per_token
         found |= {"expert": active * mlp.experts.width, "expert gate and up": 2 * active * mlp.experts.width}
         found["routed"] = active * shape.hidden_size
+        share = active / mlp.experts.count
+        found["routed to one"] = round(share * shape.hidden_size)
+        found["expert of one"] = round(share * mlp.experts.width)
     return found

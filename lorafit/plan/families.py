@@ -73,6 +73,8 @@ _QWEN3_5_MOE = replace(
     _QWEN3_NEXT, other_attention=partial(attention.gated_delta, fused_in=False), sparse_layers=every_layer
 )
 
+_SHARED_LOSS = (4, 49)  # version from which these families too have the loss of all others
+
 FAMILIES: dict[str, Family] = {
     "llama": _LLAMA,
     "smollm3": _LLAMA,
@@ -161,6 +163,7 @@ FAMILIES: dict[str, Family] = {
         parallel_key=("use_parallel_residual", True),
         prefix="gpt_neox.layers",
         dropout=OwnDropout(residual="hidden_dropout", embedding="hidden_dropout"),
+        narrow_loss_before=_SHARED_LOSS,
     ),
     "falcon": replace(
         _LAYER_NORM,
@@ -173,6 +176,18 @@ FAMILIES: dict[str, Family] = {
         tied=True,
         prefix="transformer.h",
         dropout=OwnDropout(residual="hidden_dropout"),
+        narrow_loss_before=_SHARED_LOSS,
+    ),
+    "gpt_bigcode": replace(
+        _LAYER_NORM,
+        attention=attention.one_key,
+        mlp=partial(mlp.plain, up="c_fc", down="c_proj", bias=True, widths=("n_inner",)),
+        tied=True,
+        prefix="transformer.h",
+        positions="n_positions",
+        mask=True,
+        dropout=OwnDropout("attn_pdrop", "resid_pdrop", "embd_pdrop", usual=0.1),
+        narrow_loss_before=_SHARED_LOSS,
     ),
     "gpt2": replace(
         _LAYER_NORM,
@@ -182,6 +197,7 @@ FAMILIES: dict[str, Family] = {
         prefix="transformer.h",
         positions="n_positions",
         dropout=OwnDropout("attn_pdrop", "resid_pdrop", "embd_pdrop", usual=0.1),
+        narrow_loss_before=_SHARED_LOSS,
     ),
     "mixtral": replace(_MISTRAL, sparse_mlp=_WIDE_EXPERTS, sparse_layers=every_layer),
     "olmoe": replace(_WIDE_NORMED, sparse_mlp=_WIDE_EXPERTS, sparse_layers=every_layer),

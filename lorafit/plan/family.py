@@ -86,12 +86,14 @@ class Family:
     prefix: str = "model.layers"
     head_bias: Bias = False
     positions: str | None = None  # key with the number of learned positions
+    mask: bool = False  # of all those positions, as a buffer
     dropout: OwnDropout = OwnDropout()
     position_tables: int = 1  # pairs of sines and cosines
     scaled_branches: bool = False
     capped_logits: bool = False
     scaled_embeddings: bool = False  # after the embedding, so that its own output stays too
     scaled_logits: bool = False  # the head is not all there is to the logits
+    narrow_loss_before: tuple[int, ...] | None = None  # version of transformers up to which the loss took 16 bits
     remote_code: bool = False  # transformers has no class for it: the shape is known, the model cannot be loaded
 
     def layer(self, keys: ConfigKeys, sparse: bool, other: bool) -> Layer:

@@ -34,6 +34,7 @@ def weights(question: MemoryQuestion) -> list[Component]:
     ]
     if question.classes:
         parts.append(_class_head(question))
+    parts.append(Component("causal mask of all positions", shape.mask_bytes, f"{shape.mask_bytes:,} x 1 byte"))
     return [part for part in parts if part.bytes]
 
 
@@ -123,10 +124,12 @@ def _all_tensors(question: MemoryQuestion) -> Counter[int]:
 
 
 def adapters(question: MemoryQuestion, trained: int) -> list[Component]:
-    """The adapter's own weights, in float32."""
+    """The adapter's own weights."""
     if question.is_full:
         return []
-    return [Component(f"{question.adapter.kind} weights in float32", 4 * trained, f"{trained:,} trained x 4 bytes")]
+    size = question.trained_bytes
+    name = f"{question.adapter.kind} weights in {'float32' if size == 4 else question.dtype}"
+    return [Component(name, size * trained, f"{trained:,} trained x {size} bytes")]
 
 
 def gradients(question: MemoryQuestion, trained: int) -> Component:

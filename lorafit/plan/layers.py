@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
-LinearKind = Literal["attention", "mlp", "router"]
+LinearKind = Literal["attention", "mlp", "router", "expert"]
 # `wide` applies its scale in float32; `centred` is a LayerNorm written out
 NormKind = Literal["rms", "wide", "layer", "centred"]
 # where norms sit; attention and MLP side by side share one (`parallel`) or have one each (`twin`)
@@ -74,12 +74,16 @@ class Attention:
 
 @dataclass(frozen=True)
 class Experts:
-    """Experts that transformers keeps as stacked matrices: no nn.Linear, so neither adapted nor quantised."""
+    """Experts that transformers keeps as stacked matrices: no nn.Linear, so neither adapted nor quantised.
+
+    Before version 5 many families kept a list of them, gate, up and down each, which are linears like others.
+    """
 
     count: int
     per_token: int
     width: int
-    parameters: int
+    parameters: int  # in stacked matrices
+    listed: tuple[tuple[Linear, Linear, Linear], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -145,7 +149,9 @@ class ModelShape:
     scaled_embeddings: bool = False  # times a number, outside the embedding itself
     dropped_embeddings: bool = False  # the model's own dropout behind the embedding
     scaled_logits: bool = False  # the logits are the head's times a number
+    narrow_loss_before: tuple[int, ...] | None = None  # version of transformers up to which the loss took 16 bits
     position_tables: int = 1  # pairs of sines and cosines; none where positions are learned
+    mask_bytes: int = 0  # of a causal mask for all positions that lies beside the weights
     notes: tuple[str, ...] = ()
 
     @property

@@ -82,9 +82,11 @@ def _moments(question: MemoryQuestion, held: list[Component], trained: int) -> d
     step, held = held, [*held, positions(question)]
     kept = _kept(question, played.waiting(len(played.layers)), len(played.layers))
     in_loss, after_loss = head_forward(question, played.stream_bytes), head_backward(question, played.stream_bytes)
+    cached = _cached(question, played)
+    still = cached if question.stack and question.stack.keeps_outputs else []
     moments = {
-        "loss, forward": [*held, *before, kept, *_copies(question, played), in_loss, *gathered_head(question)],
-        "loss, backward": [*held, *before, kept, after_loss, *gathered_head(question)],
+        "loss, forward": [*held, *before, kept, *cached, *_copies(question, played), in_loss, *gathered_head(question)],
+        "loss, backward": [*held, *before, kept, *still, after_loss, *gathered_head(question)],
         "backward of a layer": [*held, *_worst_layer(question, played, trained), *gathered_layers(question)],
         "optimizer step": [*step, holdings.gradients(question, trained), *_update(question, trained)],
     }
@@ -153,6 +155,12 @@ def _kept(question: MemoryQuestion, waiting: Load, layers: int) -> Component:
     parts = [("checkpoints", again), ("activations kept", layers - again)]
     name = " and ".join(f"{what} of {count} layers" for what, count in parts if count) or "activations of 0 layers"
     return Component(name, waiting.total(question.tokens), waiting.formula(question.tokens))
+
+
+def _cached(question: MemoryQuestion, played: Passes) -> list[Component]:
+    load = played.cached()
+    size = load.total(question.tokens)
+    return [Component("keys and values of use_cache", size, load.formula(question.tokens))] if size else []
 
 
 def _copies(question: MemoryQuestion, played: Passes) -> list[Component]:

@@ -85,7 +85,8 @@ class Mixing(Operations):
         """Values mixed by attention: by a kernel for all documents, or document by document."""
         query, key, value = (self.cast(x, self.size) for x in (query, key, value))
         explicit = self.setting.explicit_attention or attention.scores != "plain"
-        if not explicit and self.size != FLOAT32 and attention.kind != "latent" and not attention.dropout:
+        drops = attention.dropout and not self.setting.groups  # the kernel for all documents has none
+        if not explicit and self.size != FLOAT32 and attention.kind != "latent" and not drops:
             mixed = self.flash(query, key, value)
             return self.tape.record("query", self.size, [mixed]) if attention.joined else mixed
         attend = partial(self.explicit, attention) if explicit else partial(self.efficient, attention)

@@ -26,6 +26,7 @@ class Setting:
     autocast: bool = True  # products run in 16 bits whatever their operands are
     copies: bool = True  # of trained float32 weights in 16 bits
     norm_bytes: int = 2  # of a weight of the norms
+    adapter_bytes: int = 4  # of an adapter's weight
     groups: bool = False  # the kernel of attention takes grouped keys as they are
     fused: bool = False  # lorafit's own backward of adapters, norms and gated MLPs
 
@@ -59,6 +60,8 @@ class Operations:
         """A norm: computed in float32, of which it keeps the copy."""
         if kind == "rms" and self.setting.fused:
             return self.lean_norm(x)
+        if kind == "layer" and not self.setting.autocast and self.size != FLOAT32:
+            return self.tape.record(x.symbol, x.bytes_each, [x], saved=[x])
         wide = self.cast(x, FLOAT32)
         if kind == "layer":  # autocast runs it in float32 and leaves it there
             return self.tape.record(x.symbol, FLOAT32, [wide], saved=[wide], scratch=[(x.symbol, FLOAT32)])
@@ -125,7 +128,7 @@ class Operations:
         if self.setting.packed == "4bit":  # PEFT clones it, in defence against views
             result = self.tape.record(symbol, result.bytes_each, [result], passes_on=True)
         converts = self.setting.packed == "no" or not self.setting.autocast
-        inner = self.cast(x, FLOAT32) if converts else x
+        inner = self.cast(x, self.setting.adapter_bytes) if converts else x
         if self.setting.dora:
             result = self.add(result, self.dora_update(inner, result, linear, symbol))
         else:

@@ -11,7 +11,7 @@ from lorafit.plan.question import Component, MemoryQuestion
 from lorafit.plan.stack import Stack
 from lorafit.plan.tape import Form, Tape
 from lorafit.recipe.adapters import Dora, Full
-from lorafit.recipe.quantization import Bits4, Int8
+from lorafit.recipe.quantization import Bits4, Int8, Unquantized
 
 FLOAT32 = 4
 
@@ -52,6 +52,7 @@ class LayerLoad:
     waiting: Load  # kept from its forward for its backward
     working: Load  # live at the worst moment of its backward (and of its recomputation), what it kept included
     forward: Load  # live at the worst moment of its forward, with all that it keeps
+    cached: Load  # kept by `use_cache` alone, as long as the model's outputs are
     trained: int  # values trained in it
 
 
@@ -67,6 +68,10 @@ class Passes:
         kinds = {id(layer): layer.waiting for layer in self.layers}
         counts = Counter(id(layer) for layer in self.layers[:layers])
         return sum((kinds[kind].times(count) for kind, count in counts.items()), NOTHING)
+
+    def cached(self) -> Load:
+        """What `use_cache` holds."""
+        return sum((layer.cached for layer in self.layers), NOTHING)
 
 
 def play_passes(question: MemoryQuestion) -> Passes:
@@ -111,14 +116,38 @@ def _play(
         recomputed=again,
     )
     if again:
-        size = stream
-        if first:  # an embedding stays beside what was made of it, and the mask of a dropout with them
-            size = 2 * stream + (1 if question.shape.dropped_embeddings else 0)
-        waiting = _load(Form({"hidden": size}), width_of) + _load(memory.pinned, width_of)
+        waiting = _load(Form({"hidden": _inputs(question, stream, first=first)}), width_of)
+        waiting += _load(memory.pinned, width_of)
     else:
         waiting = _load(memory.kept, width_of)
     working, forward = _load(memory.backward, width_of), _load(memory.forward, width_of)
-    return LayerLoad(waiting, working, forward, _trained(question, layer, adapted)), memory.output_bytes
+    cached = _load(_cached(question, layer, again=again), width_of)
+    return LayerLoad(waiting, working, forward, cached, _trained(question, layer, adapted)), memory.output_bytes
+
+
+def _inputs(question: MemoryQuestion, stream: int, *, first: bool) -> int:
+    """Bytes per hidden unit that a recomputed layer keeps of its input.
+
+    An embedding stays beside what it was scaled to, or beside what dropout left of it and the mask of that.
+    """
+    if not first:
+        return stream
+    mask = 1 if question.shape.dropped_embeddings else 0
+    return 2 * stream + mask if not mask or not question.is_full else stream + mask
+
+
+def _cached(question: MemoryQuestion, layer: Layer, *, again: bool) -> Form:
+    """What `use_cache` holds that the backward does not hold anyway."""
+    attention, stack = layer.attention, question.stack
+    if stack is None or not stack.cache or attention.kind != "softmax":
+        return Form({})
+    if again:  # keys and values are views of the one projection, all of which stays
+        whole = stack.stores_presents and attention.fused and not attention.turned
+        packed = not isinstance(question.quantization, Unquantized)  # bitsandbytes answers in what it is asked in
+        size = question.normed_bytes if packed else question.compute_bytes
+        return Form({"query, key, value": size} if whole else {})
+    shared = attention.key_width < attention.query_width and stack.kernel != "flash_attention_2"
+    return Form({"key": 2 * question.compute_bytes} if shared else {})
 
 
 def _setting(question: MemoryQuestion) -> Setting:
@@ -134,6 +163,7 @@ def _setting(question: MemoryQuestion) -> Setting:
         autocast=question.autocast,
         copies=question.copies_weights,
         norm_bytes=question.norm_bytes if question.stack else question.compute_bytes,
+        adapter_bytes=question.trained_bytes,
         groups=question.stack is not None and question.stack.kernel == "flash_attention_2",
         fused=question.fused,
         explicit_attention=question.explicit_attention,
@@ -172,7 +202,7 @@ def head_forward(question: MemoryQuestion, stream_bytes: int) -> Component:
     """Final norm, logits, their float32 copy and log-softmax: the most that is live while the loss is computed."""
     if question.classes:
         return _class_head(question, stream_bytes)
-    if question.plain_head:
+    if question.chunked_head:
         return _chunked_head(question, stream_bytes)
     if question.stack:
         return _transformers_head(question, question.stack, stream_bytes)
@@ -183,9 +213,12 @@ def head_backward(question: MemoryQuestion, stream_bytes: int) -> Component:
     """Log-softmax, its gradient and the gradient of the float32 logits."""
     if question.classes:
         return _class_head(question, stream_bytes)
-    if question.plain_head:
+    if question.chunked_head:
         return _chunked_head(question, stream_bytes)
-    found = _head(question, stream_bytes, "logits, loss and their gradients", 3 * FLOAT32)
+    height = question.stack.loss_backward_bytes(question.shape.narrow_loss_before) if question.stack else 3 * FLOAT32
+    if question.stack and question.stack.keeps_outputs:
+        height += question.compute_bytes
+    found = _head(question, stream_bytes, "logits, loss and their gradients", height)
     if question.is_full and question.stack is None and question.copies_weights:
         copied = question.shape.vocab_size * question.shape.hidden_size
         found = replace(found, bytes=found.bytes + 2 * copied, formula=f"{found.formula} + {copied:,} of the head x 2")
@@ -194,8 +227,9 @@ def head_backward(question: MemoryQuestion, stream_bytes: int) -> Component:
 
 def _transformers_head(question: MemoryQuestion, stack: Stack, stream_bytes: int) -> Component:
     """Beside what the loss makes, the model's frame still holds the last states."""
-    head = _head(question, stream_bytes, "logits and loss", stack.loss_forward_bytes - 2 + question.compute_bytes)
-    size = question.tokens * question.shape.hidden_size * max(question.norm_bytes, question.compute_bytes)
+    height = stack.loss_forward_bytes(question.shape.narrow_loss_before) - 2 + question.compute_bytes
+    head = _head(question, stream_bytes, "logits and loss", height)
+    size = question.tokens * question.shape.hidden_size * question.normed_bytes
     return _with_head_copy(question, replace(head, bytes=head.bytes + size))
 
 
@@ -214,7 +248,7 @@ def _chunked_head(question: MemoryQuestion, stream_bytes: int) -> Component:
     states = 2 * question.compute_bytes
     if shape.layers[-1].norm == "layer" and question.autocast:  # which autocast leaves in float32
         states += FLOAT32
-    normed = _norm_bytes(stream_bytes)
+    normed = _norm_bytes(question, stream_bytes)
     return Component(
         "logits of a chunk, states and their gradient",
         rows * 2 * FLOAT32 * shape.vocab_size + (targets * states + question.tokens * normed) * shape.hidden_size,
@@ -226,7 +260,7 @@ def _chunked_head(question: MemoryQuestion, stream_bytes: int) -> Component:
 
 def _class_head(question: MemoryQuestion, stream_bytes: int) -> Component:
     """The final norm of every token and its gradient: logits of a few documents are nothing beside them."""
-    size = _norm_bytes(stream_bytes) + 2 * question.compute_bytes
+    size = _norm_bytes(question, stream_bytes) + 2 * question.compute_bytes
     tokens, hidden = question.tokens, question.shape.hidden_size
     return Component(
         "last states and their gradient",
@@ -236,16 +270,19 @@ def _class_head(question: MemoryQuestion, stream_bytes: int) -> Component:
     )
 
 
-def _norm_bytes(stream_bytes: int) -> int:
-    """The norm keeps a float32 copy of what the last layer gave; a float32 stream is that copy."""
-    return stream_bytes if stream_bytes == FLOAT32 else FLOAT32
+def _norm_bytes(question: MemoryQuestion, stream_bytes: int) -> int:
+    """The norm keeps a float32 copy of what the last layer gave; a float32 stream is that copy.
+
+    Torch's own LayerNorm reads 16 bits as they are, where no autocast has it in float32.
+    """
+    return stream_bytes if question.narrow_norms else FLOAT32
 
 
 def _head(question: MemoryQuestion, stream_bytes: int, name: str, logit_bytes: int) -> Component:
     shape, targets = question.shape, question.target_tokens
     if shape.capped_logits:
         logit_bytes += question.compute_bytes
-    normed = _norm_bytes(stream_bytes)
+    normed = _norm_bytes(question, stream_bytes)
     if (
         question.is_full and question.stack is None
     ):  # a trained scale keeps what it scales, and a trained head its input

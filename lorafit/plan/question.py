@@ -58,6 +58,17 @@ class MemoryQuestion:
         return 4 if self._upcast != "none" else self.weight_bytes
 
     @property
+    def narrow_norms(self) -> bool:
+        """Norms are torch's own LayerNorm, in the 16 bits of what they read."""
+        return self.shape.layers[-1].norm == "layer" and not self.autocast and self.compute_bytes == 2
+
+    @property
+    def normed_bytes(self) -> int:
+        """Of a value that a norm of transformers gives: autocast has torch's LayerNorm in float32."""
+        wide = self.shape.layers[-1].norm == "layer" and self.autocast
+        return 4 if wide else max(self.norm_bytes, self.compute_bytes)
+
+    @property
     def embedding_bytes(self) -> int:
         """Of a weight of the embedding, of the head, and of whatever else is not quantised."""
         return 4 if self._upcast == "all" else self.weight_bytes
@@ -69,8 +80,10 @@ class MemoryQuestion:
 
     @property
     def trained_bytes(self) -> int:
-        """Of a trained weight, and of its gradient: float32, but for full fine-tuning under transformers."""
-        return self.weight_bytes if self.is_full else 4
+        """Of a trained weight, and of its gradient: float32, but where transformers trains in the base's own."""
+        if self.is_full:
+            return self.weight_bytes
+        return self.compute_bytes if self.stack and self.stack.narrow_adapters else 4
 
     @property
     def autocast(self) -> bool:
@@ -114,6 +127,11 @@ class MemoryQuestion:
         return not (
             self.stack or self.full_logits or self.is_full or self.shape.capped_logits or self.shape.scaled_logits
         )
+
+    @property
+    def chunked_head(self) -> bool:
+        """Logits are made and dropped a chunk at a time."""
+        return self.plain_head or (self.stack is not None and self.stack.loss == "fused")
 
     @property
     def head_parameters(self) -> int:

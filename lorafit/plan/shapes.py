@@ -75,6 +75,8 @@ def _shape(config: Mapping[str, object], name: str) -> ModelShape:
         scaled_embeddings=family.scaled_embeddings,
         scaled_logits=family.scaled_logits,
         dropped_embeddings=family.drops(keys, family.dropout.embedding),
+        narrow_loss_before=family.narrow_loss_before,
+        mask_bytes=keys.integer(family.positions) ** 2 if family.mask and family.positions else 0,
         position_tables=0 if family.positions else family.position_tables,
     )
     keys.done()

@@ -1,7 +1,8 @@
 """The program that trains: lorafit itself, or plain transformers and PEFT in a version, as far as memory goes."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal, cast, get_args
 
 from lorafit.errors import RecipeError
@@ -9,6 +10,7 @@ from lorafit.recipe.suggest import nearest
 
 Upcast = Literal["none", "norms", "all"]
 Kernel = Literal["varlen", "sdpa", "flash_attention_2", "eager"]
+Loss = Literal["full", "fused"]
 
 NEWEST = (5, 23)
 OLDEST = (4, 38)  # models of before keep a causal mask and a cache that this does not know
@@ -20,29 +22,59 @@ class Stack:
     """How plain transformers trains. lorafit's own loop is `None` wherever a stack is asked for.
 
     `upcast` is what `prepare_model_for_kbit_training` turns to float32 under a quantised base: nothing, the norms (as
-    TRL leaves it), or norms, embeddings and head. `amp`: the Trainer runs with `bf16: true`.
+    TRL leaves it), or norms, embeddings and head. `amp`: the Trainer runs with `bf16: true`. `loss`: all logits at
+    once, or made and dropped a chunk at a time (Liger, cut cross-entropy). `cache`: `use_cache` was left on.
+    `narrow_adapters`: adapters in the base's 16 bits (`autocast_adapter_dtype=False`).
     """
 
     version: tuple[int, ...] = NEWEST
     upcast: Upcast = "none"
     amp: bool = True
     kernel: Kernel = "sdpa"
+    loss: Loss = "full"
+    cache: bool = False
+    narrow_adapters: bool = False
+    keeps_outputs: bool = False  # a loop that holds the model's outputs through the backward, as the Trainer does not
 
     @property
     def name(self) -> str:
         """As it is written after `--engine`."""
         return f"transformers@{'.'.join(str(part) for part in self.version)}"
 
-    @property
-    def loss_forward_bytes(self) -> int:
+    def loss_forward_bytes(self, narrow_before: tuple[int, ...] | None = None) -> int:
         """Bytes per token and word of the vocabulary at the height of the loss, logits in 16 bits.
+
+        `narrow_before` is the version up to which a model had a loss of its own, of logits and their shifted copy in 16
+        bits, which autocast alone brings to float32 (gpt_bigcode, gpt2, gpt_neox and falcon in the wheel of 4.48.1).
 
         Read in the wheels of 4.45.2, 4.46.3, 4.48.3, 4.49.0 and 4.51.3: from 4.46 on the 16-bit logits outlive their
         float32 copy (2 more), from 4.49 on labels are shifted in the logits' place (4 fewer).
         """
+        if narrow_before and self.version < narrow_before:
+            return 12 if self.amp else 6
         if self.version < (4, 46):
             return 12
         return 14 if self.version < (4, 49) else 10
+
+    def loss_backward_bytes(self, narrow_before: tuple[int, ...] | None = None) -> int:
+        """The same in the backward: log-softmax, its gradient and that of the logits."""
+        return 6 if narrow_before and self.version < narrow_before and not self.amp else 12
+
+    @property
+    def lists_experts(self) -> bool:
+        """Experts are a list of linears, which are quantised and adapted; from version 5 on they are stacked matrices.
+
+        Read in the wheels of 4.48.1 and 4.57.6.
+        """
+        return self.version < (5,)
+
+    @property
+    def stores_presents(self) -> bool:
+        """A model that makes keys and values in one projection hands them on even where layers are recomputed.
+
+        gpt_bigcode, read in the wheels of 4.48.1, 4.53.3 and 4.55.4: others, and it from then on, switch the cache off.
+        """
+        return self.cache and self.version < (4, 55)
 
     @property
     def fused_optimizer(self) -> bool:
@@ -50,12 +82,34 @@ class Stack:
         return self.version >= (5,)
 
 
-def find_stack(engine: str, upcast: str | None, kernel: Kernel) -> Stack | None:
-    """Read `--engine` and `--upcast`; None stands for lorafit.
+# what a run of transformers may do otherwise than its Trainer by default, by the flag that says so
+HABITS: dict[str, Callable[[Stack], Stack]] = {
+    "--no-amp": lambda stack: replace(stack, amp=False),
+    "--use-cache": lambda stack: replace(stack, cache=True),
+    "--narrow-adapters": lambda stack: replace(stack, narrow_adapters=True),
+    "--fused-loss": lambda stack: replace(stack, loss="fused"),
+}
+NO_HABITS: Mapping[str, bool] = {}
+
+
+def find_stack(engine: str, upcast: str | None, kernel: Kernel, habits: Mapping[str, bool] = NO_HABITS) -> Stack | None:
+    """Read `--engine`, `--upcast` and the `HABITS` that were asked for; None stands for lorafit.
 
     Raises:
-        RecipeError: an unknown engine, a version that is not modelled, or an upcast without transformers.
+        RecipeError: an unknown engine, a version that is not modelled, or an upcast or habit without transformers.
     """
+    stack = _stack(engine, upcast, kernel)
+    for flag in (flag for flag, wanted in habits.items() if wanted):
+        if stack is None:
+            raise RecipeError(
+                f"{flag} tells how transformers trains", where="--engine", fix="add --engine transformers",
+                code="E2-USAGE",
+            )  # fmt: skip
+        stack = HABITS[flag](stack)
+    return stack
+
+
+def _stack(engine: str, upcast: str | None, kernel: Kernel) -> Stack | None:
     found = _ENGINE.fullmatch(engine.strip().lower())
     if found is None or found[1] not in ("lorafit", "transformers"):
         raise RecipeError(

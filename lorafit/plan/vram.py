@@ -1,5 +1,6 @@
 """The answer of `estimate-vram`: bytes by component, whether it fits a card, and what would help."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -13,7 +14,7 @@ from lorafit.plan.outside import outside
 from lorafit.plan.question import Component, Estimate, MemoryQuestion
 from lorafit.plan.recompute import in_words
 from lorafit.plan.shapes import NamedShape
-from lorafit.plan.stack import Stack, find_stack
+from lorafit.plan.stack import NO_HABITS, Stack, find_stack
 from lorafit.plan.work import Work, work
 from lorafit.recipe.quantization import Unquantized
 from lorafit.recipe.schema import Recipe
@@ -133,10 +134,13 @@ def answer(
     price_per_hour: float | None = None,
     classes: int = 0,
     sharding: str | None = None,
+    overrides: Sequence[str] = (),
+    habits: Mapping[str, bool] = NO_HABITS,
 ) -> Answer:
     """Estimate for a recipe, or for a model's name; options take the place of the recipe's settings.
 
-    `classes` are those of a classification head, 0 for a language model.
+    `classes` are those of a classification head, 0 for a language model; `overrides` change the recipe that a name
+    stands for (one that was read has had its own); `habits` are those of a run of transformers, by their flags.
 
     Raises:
         RecipeError: no model, or an unknown method, card or target module.
@@ -145,7 +149,8 @@ def answer(
     if recipe is None and model is None:
         raise RecipeError("no model to estimate", fix="give a recipe, or --model NAME", code="E2-USAGE")
     card = find_card(gpu) if gpu else None
-    base = recipe if recipe is not None else default_recipe(str(model), method)
+    plain = engine.strip().lower().startswith("transformers")
+    base = recipe if recipe is not None else default_recipe(str(model), method, overrides, plain=plain)
     asked = with_options(
         base,
         method=method,
@@ -158,7 +163,7 @@ def answer(
     name = model or base.model.path
     found = find_shape(name, None if model else base.model.revision)
     attention = asked.model.attention
-    stack = find_stack(engine, upcast, "sdpa" if attention == "auto" else attention)
+    stack = find_stack(engine, upcast, "sdpa" if attention == "auto" else attention, habits)
     question = ask(asked, found.shape, gpus, card, stack, classes)
     result = estimate(question)
     return Answer(
@@ -200,7 +205,11 @@ def _fit(question: MemoryQuestion, result: Estimate, card: Card) -> Fit:
 def _assumed_of(question: MemoryQuestion, stack: Stack) -> list[str]:
     """What plain transformers does, where it is not as lorafit does it."""
     updates = "in place" if stack.fused_optimizer else "over lists of tensors"
-    said = [f"{stack.name}: the Trainer with bf16 autocast, adapters in float32, all logits at once, AdamW {updates}"]
+    products = "with bf16 autocast" if stack.amp else "without autocast"
+    adapters = "the base's 16 bits" if stack.narrow_adapters else "float32"
+    logits = "all logits at once" if stack.loss == "full" else "logits a chunk at a time"
+    cache = ", use_cache left on" if stack.cache else ""
+    said = [f"{stack.name}: the Trainer {products}, adapters in {adapters}, {logits}, AdamW {updates}{cache}"]
     if not isinstance(question.quantization, Unquantized):
         kept = {"none": "nothing", "norms": "the norms", "all": "norms, embedding and head"}[stack.upcast]
         said.append(f"before training {kept} turned to float32 (--upcast {stack.upcast}; PEFT's own default is all)")

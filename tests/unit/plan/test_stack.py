@@ -13,9 +13,9 @@ from lorafit.plan.ask import ask, default_recipe, with_options
 from lorafit.plan.memory import estimate
 from lorafit.plan.question import MemoryQuestion
 from lorafit.plan.shapes import shape_by_name
-from lorafit.plan.stack import Stack, Upcast, find_stack
+from lorafit.plan.stack import HABITS, Stack, Upcast, find_stack
 from lorafit.plan.vram import answer
-from lorafit.recipe.adapters import Full
+from lorafit.recipe.adapters import Full, Lora
 from scripts.vram_accuracy import compared
 
 GIB = 2**30
@@ -66,7 +66,7 @@ def test_it_is_what_cards_have_shown() -> None:
 
 def test_the_loss_of_each_version() -> None:
     sizes = {(4, 45, 2): 12, (4, 46): 14, (4, 48, 1): 14, (4, 49): 10, (4, 57, 6): 10, (5, 23): 10}
-    assert {version: Stack(version).loss_forward_bytes for version in sizes} == sizes
+    assert {version: Stack(version).loss_forward_bytes() for version in sizes} == sizes
 
 
 def test_full_fine_tuning_is_in_the_dtype_of_the_base() -> None:
@@ -92,6 +92,35 @@ def test_engines_as_people_type_them() -> None:
             find_stack(engine, upcast, "sdpa")
     with pytest.raises(RecipeError, match="did you mean norms"):
         find_stack("transformers", "norm", "sdpa")
+
+
+def test_habits_of_transformers_are_of_transformers() -> None:
+    every = dict.fromkeys(HABITS, True)
+    found = find_stack("transformers", None, "sdpa", every)
+    assert found == Stack(amp=False, cache=True, narrow_adapters=True, loss="fused")
+    assert find_stack("lorafit", None, "sdpa", dict.fromkeys(HABITS, False)) is None
+    for flag in HABITS:
+        with pytest.raises(RecipeError, match=f"{flag} .*transformers"):
+            find_stack("lorafit", None, "sdpa", {flag: True})
+
+
+def test_a_name_alone_trains_as_the_trainer_does_and_set_changes_it() -> None:
+    options = {"rank": None, "target_modules": None, "max_length": None, "micro_batch_size": 4, "gpus": 1, "gpu": None}
+    plain = answer(None, model="8b", method="qlora", engine="transformers", **options).question  # type: ignore[arg-type]
+    assert (plain.optimizer, plain.accumulation) == ("adamw", False)
+    settings = ["training.optimizer=adamw_8bit", "training.global_batch_size=32", "adapter.dropout=0.1"]
+    changed = answer(
+        None,
+        model="8b",
+        method="qlora",
+        engine="transformers",
+        overrides=settings,
+        **options,  # type: ignore[arg-type]
+    ).question
+    assert (changed.optimizer, changed.accumulation) == ("adamw_8bit", True)
+    assert changed.adapter == Lora(dropout=0.1)
+    with pytest.raises(RecipeError, match=r"training\.optimiser"):
+        answer(None, model="8b", method=None, overrides=["training.optimiser=adamw"], **options)  # type: ignore[arg-type]
 
 
 def test_the_answer_says_which_engine() -> None:
