@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from lorafit.model.offload import Offloading
+
 
 def peak_memory_bytes(device: torch.device) -> int:
     """Give the most this process has held: allocated on a card, resident on the CPU."""
@@ -42,8 +44,16 @@ def free_bytes(device: torch.device, processes: int) -> int:
     return int(psutil.virtual_memory().available) // processes
 
 
-def recompute_activations(model: PreTrainedModel, layers: int | None = None) -> None:
-    """Keep only the input of the first so many layers (None: of all), and compute the rest again in the backward."""
+def host_bytes(device: torch.device, processes: int) -> int:
+    """Give what a process may use of this machine's memory beside its device; 0 where that is the device."""
+    return 0 if device.type == "cpu" else free_bytes(torch.device("cpu"), processes)
+
+
+def recompute_activations(model: PreTrainedModel, layers: int | None = None, *, offloaded: bool = False) -> None:
+    """Keep only the input of the first so many layers (None: of all), and compute the rest again in the backward.
+
+    `offloaded`: those inputs wait on the host.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # renamed in transformers 5.23; this name is in all of v5
         # reentrant recomputation gives no gradient where a layer's input is frozen
@@ -51,6 +61,11 @@ def recompute_activations(model: PreTrainedModel, layers: int | None = None) -> 
     if layers is not None:
         for layer in decoder_layers(model)[layers:]:
             layer.gradient_checkpointing = False  # type: ignore[assignment]
+    if offloaded:
+        away = Offloading(model.device)
+        for module in model.modules():
+            if hasattr(module, "_gradient_checkpointing_func"):
+                module._gradient_checkpointing_func = away  # type: ignore[assignment]
 
 
 def decoder_layers(model: nn.Module) -> list[nn.Module]:

@@ -36,7 +36,7 @@ def build_fake(question: MemoryQuestion, config: Mapping[str, object], layers: i
     attached = attach(model, question.adapter, question.shape.name, 0)
     take_fast_linears(attached.model)
     if question.checkpointing:
-        recompute_activations(attached.model, question.recomputed_layers)
+        recompute_activations(attached.model, question.recomputed_layers, offloaded=question.offloaded)
     attached.model.train()
     return attached
 

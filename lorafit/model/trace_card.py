@@ -16,7 +16,7 @@ from torch.autograd import graph
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from lorafit.model import attention
+from lorafit.model import attention, offload
 
 # https://pytorch.org/docs/stable/amp.html: the CUDA operations that autocast to float32 and the CPU ones do not
 # fmt: off
@@ -149,6 +149,8 @@ def card_semantics(lengths: tuple[int, ...]) -> Iterator[None]:
         patch.object(attention, "_has_varlen_kernel", has_kernel),
         patch.object(attention, "_documents", documents),
         patch.object(attention, "_takes_groups", lambda query: False),
+        patch.object(offload, "to_host", lambda x, stream: torch.empty_like(x, device="meta")),
+        patch.object(offload, "to_device", lambda host, device, stream: (torch.empty_like(host, device=device), None)),
         patch.object(attention, "scaled_dot_product_attention", _fused_attention),
         patch.object(BaseTunerLayer, "_move_adapter_to_device_of_base_layer", stay),
         patch("peft.tuners.lora.dora.dequantize_module_weight", _unpacked),

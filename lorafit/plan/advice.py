@@ -71,6 +71,9 @@ def _pass_changes(question: MemoryQuestion) -> Iterator[tuple[str, MemoryQuestio
     if question.recomputed < len(question.shape.layers):
         everything = replace(question, checkpointing=True, recomputed_layers=None)
         yield "training.gradient_checkpointing: full", everything
+    if not question.offloaded and not question.stack:
+        away = replace(question, checkpointing=True, recomputed_layers=None, offloaded=True)
+        yield "training.gradient_checkpointing: offloaded", away
     if question.micro_batch_size > 1:
         change = replace(question, micro_batch_size=1, accumulation=True)
         yield "training.micro_batch_size: 1 (the same result)", change

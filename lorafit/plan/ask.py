@@ -148,6 +148,7 @@ def ask(
         max_length=recipe.data.max_length,
         micro_batch_size=rows,
         checkpointing=training.gradient_checkpointing != "none",
+        offloaded=training.gradient_checkpointing == "offloaded",
         accumulation=rows < -(-training.global_batch_size // gpus),
         gpus=gpus,
         explicit_attention=recipe.model.attention == "eager",

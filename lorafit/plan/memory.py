@@ -9,7 +9,8 @@ from dataclasses import replace
 from itertools import accumulate
 
 from lorafit.plan import holdings
-from lorafit.plan.passes import Load, Passes, head_backward, head_forward, play_passes, positions
+from lorafit.plan.load import Load
+from lorafit.plan.passes import Passes, head_backward, head_forward, play_passes, positions
 from lorafit.plan.question import Component, Estimate, MemoryQuestion
 from lorafit.plan.shards import HEAD_ON_ARRIVAL, gathered_head, gathered_layers, split
 from lorafit.recipe.optimizers import OPTIMIZERS
@@ -55,6 +56,7 @@ def estimate(question: MemoryQuestion) -> Estimate:
         reserved_bytes=_holes(question, moments[phase]),
         context_bytes=CONTEXT_BYTES,
         paged_bytes=paged,
+        host_bytes=_host_bytes(question),
         trainable_parameters=trained,
         total_parameters=question.total_parameters,
     )
@@ -112,7 +114,8 @@ def _worst_layer(question: MemoryQuestion, played: Passes, trained: int) -> list
     waiting = {id(layer): layer.waiting.total(tokens) for layer in played.layers}
     before = [0, *accumulate(waiting[id(layer)] for layer in played.layers)]
     working = {id(layer): layer.working.total(tokens) for layer in played.layers}
-    alive = [before[i] + working[id(layer)] + gradients[i] for i, layer in enumerate(played.layers)]
+    ahead = [0, *(layer.away.total(tokens) for layer in played.layers)]  # what the layer below kept, from the host
+    alive = [before[i] + ahead[i] + working[id(layer)] + gradients[i] for i, layer in enumerate(played.layers)]
     worst = alive.index(max(alive))
     at_work = played.layers[worst].working
     name = "recomputed and in its backward" if worst < question.recomputed else "in its backward"
@@ -148,6 +151,13 @@ def _gradients_by_layer(question: MemoryQuestion, played: Passes, trained: int) 
         left -= layer.trained
         sizes.append(question.trained_bytes * left)
     return sizes
+
+
+def _host_bytes(question: MemoryQuestion) -> int:
+    """What recomputed layers keep on the host."""
+    if not question.offloaded:
+        return 0
+    return play_passes(question).away(len(question.shape.layers)).total(question.tokens)
 
 
 def _kept(question: MemoryQuestion, waiting: Load, layers: int) -> Component:

@@ -20,6 +20,7 @@ def outside(question: MemoryQuestion, found: Estimate, kept_checkpoints: int) ->
             STORED_BYTES * largest,
             f"the largest tensor, {largest:,} x {STORED_BYTES} bytes; files are mapped, their pages can be dropped",
         ),
+        *_checkpoints_on_host(question, found),
         Component("disk of the base", base, f"{question.total_parameters:,} x {STORED_BYTES} bytes"),
         Component(
             "disk of the run",
@@ -38,6 +39,12 @@ def outside(question: MemoryQuestion, found: Estimate, kept_checkpoints: int) ->
             "without a card: the base in 16 bits, and the file that is being written",
         ),
     ]
+
+
+def _checkpoints_on_host(question: MemoryQuestion, found: Estimate) -> list[Component]:
+    """Inputs of recomputed layers in pinned memory, of each process."""
+    why = f"the inputs of {question.recomputed} layers, {question.tokens:,} tokens each, pinned"
+    return [Component("host memory of a step", found.host_bytes, why)] if found.host_bytes else []
 
 
 def _largest_tensor(question: MemoryQuestion) -> int:

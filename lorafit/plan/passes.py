@@ -6,6 +6,7 @@ from typing import Literal
 
 from lorafit.plan.block import play_layer, widths
 from lorafit.plan.layers import Layer
+from lorafit.plan.load import NOTHING, Load
 from lorafit.plan.operations import Setting
 from lorafit.plan.question import Component, MemoryQuestion
 from lorafit.plan.stack import Stack
@@ -17,35 +18,6 @@ FLOAT32 = 4
 
 
 @dataclass(frozen=True)
-class Load:
-    """Bytes of a layer: for each symbol and width the bytes per unit and token, and a constant."""
-
-    per_token: Counter[tuple[str, int]]
-    constant: int = 0
-
-    def __add__(self, other: "Load") -> "Load":
-        return Load(self.per_token + other.per_token, self.constant + other.constant)
-
-    def times(self, count: int) -> "Load":
-        """The same for so many layers."""
-        return Load(Counter({width: size * count for width, size in self.per_token.items()}), self.constant * count)
-
-    def total(self, tokens: int) -> int:
-        """Bytes at so many tokens."""
-        return tokens * sum(size * width for (_, width), size in self.per_token.items()) + self.constant
-
-    def formula(self, tokens: int) -> str:
-        """The same as text, largest term first."""
-        terms = sorted(self.per_token.items(), key=lambda term: -term[0][1] * term[1])
-        inner = " + ".join(f"{size} x {width:,} {symbol}" for (symbol, width), size in terms if size)
-        rest = f" + {self.constant:,}" if self.constant else ""
-        return f"{tokens:,} tokens x ({inner}){rest}" if inner else f"{self.constant:,}"
-
-
-NOTHING = Load(Counter())
-
-
-@dataclass(frozen=True)
 class LayerLoad:
     """One layer in a step."""
 
@@ -53,6 +25,7 @@ class LayerLoad:
     working: Load  # live at the worst moment of its backward (and of its recomputation), what it kept included
     forward: Load  # live at the worst moment of its forward, with all that it keeps
     cached: Load  # kept by `use_cache` alone, as long as the model's outputs are
+    away: Load  # on the host from its forward to its backward
     trained: int  # values trained in it
 
 
@@ -64,8 +37,16 @@ class Passes:
     stream_bytes: int
 
     def waiting(self, layers: int) -> Load:
-        """What the first so many layers keep."""
-        kinds = {id(layer): layer.waiting for layer in self.layers}
+        """What the first so many layers keep on the card: the newest has not left for the host yet, or is back."""
+        newest = self.layers[layers - 1].away if layers else NOTHING
+        return self._of(layers, "waiting") + newest
+
+    def away(self, layers: int) -> Load:
+        """What they keep on the host."""
+        return self._of(layers, "away")
+
+    def _of(self, layers: int, part: Literal["waiting", "away"]) -> Load:
+        kinds: dict[int, Load] = {id(layer): getattr(layer, part) for layer in self.layers}
         counts = Counter(id(layer) for layer in self.layers[:layers])
         return sum((kinds[kind].times(count) for kind, count in counts.items()), NOTHING)
 
@@ -115,14 +96,16 @@ def _play(
         lowest=first and not again,
         recomputed=again,
     )
+    sent = stream if again and question.offloaded else 0
     if again:
-        waiting = _load(Form({"hidden": _inputs(question, stream, first=first)}), width_of)
+        waiting = _load(Form({"hidden": _inputs(question, stream, first=first) - sent}), width_of)
         waiting += _load(memory.pinned, width_of)
     else:
         waiting = _load(memory.kept, width_of)
     working, forward = _load(memory.backward, width_of), _load(memory.forward, width_of)
     cached = _load(_cached(question, layer, again=again), width_of)
-    return LayerLoad(waiting, working, forward, cached, _trained(question, layer, adapted)), memory.output_bytes
+    away, trained = _load(Form({"hidden": sent}), width_of), _trained(question, layer, adapted)
+    return LayerLoad(waiting, working, forward, cached, away, trained), memory.output_bytes
 
 
 def _inputs(question: MemoryQuestion, stream: int, *, first: bool) -> int:

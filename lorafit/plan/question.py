@@ -27,6 +27,7 @@ class MemoryQuestion:
     micro_batch_size: int = 1
     checkpointing: bool = True
     recomputed_layers: int | None = None  # so many of the first ones; None: all of them, where there is checkpointing
+    offloaded: bool = False  # the inputs that recomputed layers keep wait on the host
     accumulation: bool = True  # several micro-batches per step: gradients live during the next forward
     gpus: int = 1
     sharded: bool = False  # the frozen base is split over them, a layer gathered while it is used
@@ -202,6 +203,7 @@ class Estimate:
     reserved_bytes: int  # held by torch beyond the peak: holes between tensors
     context_bytes: int  # CUDA context and kernels, outside torch
     paged_bytes: int  # optimizer states in managed memory, which the driver evicts when the card is full
+    host_bytes: int  # pinned memory of this machine, for what recomputed layers keep there
     trainable_parameters: int
     total_parameters: int
 

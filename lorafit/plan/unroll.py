@@ -8,6 +8,7 @@ from itertools import groupby
 
 from lorafit.plan.allocator import Event
 
+NEAR = 2  # layers: an input that goes to the host leaves when the layer above has its own
 _OF_LAYER = re.compile(r"(.*) of layer (\d+)")
 
 Home = tuple[int | None, str, int]  # the layer that a tensor belongs to, the part of the step it was made in, its place
@@ -147,13 +148,13 @@ class _Unroller:
                     yield from self._event((copy, part, place), self._extended(number, size))
 
     def _of_layer(self, segment: _Segment, layer: int) -> Iterator[Event]:
-        """In a layer: a neighbour's tensor is the neighbour's in the deep model too."""
+        """In a layer: what is of a layer so near is of the layer as near in the deep model too."""
         assert segment.layer is not None
         shift = layer - segment.layer
         for number, size in segment.events:
             owner, part, place = self.homes[number][0]
             if owner is not None:
-                owner = owner + shift if abs(owner - segment.layer) <= 1 else self._place(owner)
+                owner = owner + shift if abs(owner - segment.layer) <= NEAR else self._place(owner)
             yield from self._event((owner, part, place), self._extended(number, size))
 
     def _extended(self, number: int, size: int) -> int:

@@ -88,6 +88,7 @@ class Answer:
             "context_bytes": found.context_bytes,
             "phases": found.phases,
             "recomputed_layers": self.question.recomputed,
+            "offloaded": self.question.offloaded,
             "unpacked_layers": self.question.unpacked_layers,
             "assumptions": self.assumptions,
             "engine": self.question.stack.name if self.question.stack else "lorafit",
@@ -226,7 +227,7 @@ def _assumptions(recipe: Recipe, question: MemoryQuestion, card: Card | None) ->
         reason = "a card that computes in it" if card is None or card.bfloat16 else f"{card.name} has no bfloat16"
         said.append(f"base weights in {question.dtype}: {reason}")
     if recipe.training.gradient_checkpointing == "auto":
-        choice = in_words(question.recomputed, len(question.shape.layers))
+        choice = in_words(question.recomputed, len(question.shape.layers), offloaded=question.offloaded)
         why = (
             ", the fewest that fit" if question.recomputed_layers else "" if question.recomputed else ", since they fit"
         )

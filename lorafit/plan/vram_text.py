@@ -73,7 +73,7 @@ def _setting(question: "MemoryQuestion") -> str:
         where = targets if isinstance(targets, str) else f"{len(question.targets)} layers"
         adapter = f"rank {question.rank} on {where}, base in {base}"
     rows = "1 row" if question.micro_batch_size == 1 else f"{question.micro_batch_size} rows"
-    recompute = in_words(question.recomputed, len(question.shape.layers))
+    recompute = in_words(question.recomputed, len(question.shape.layers), offloaded=question.offloaded)
     engine = f" by {question.stack.name}" if question.stack else ""
     cards = "" if question.gpus == 1 else f", on each of {question.gpus} GPUs"
     return (

@@ -149,9 +149,10 @@ class TrainingSpec(Spec):
     weight_decay: float = Field(default=0.0, ge=0, le=1, description="Decoupled decay of the trained weights.")
     max_grad_norm: float | None = Field(default=1.0, gt=0, description="Clip the gradient to this norm; null: never.")
     optimizer: OptimizerName = Field(default="adamw", description="AdamW; 8-bit moments and paging save memory.")
-    gradient_checkpointing: Literal["auto", "none", "full"] = Field(
+    gradient_checkpointing: Literal["auto", "none", "full", "offloaded"] = Field(
         default="auto",
-        description="Recompute activations: less memory, a third more time. auto: if needed to fit.",
+        description="Recompute activations: less memory, a third more time. offloaded: what that keeps of a layer, "
+        "its input, waits in the host's memory. auto: each if needed to fit, in as few layers as will do.",
     )
     sharding: Literal["auto", "none", "full"] = Field(
         default="auto",

@@ -72,7 +72,7 @@ def _way(recipe: Recipe) -> list[Finding]:
     """Foresee the paths; an error of the recipe's model or machine is a finding like others."""
     from lorafit.data.class_count import count_classes
     from lorafit.model.load import pick_device, pick_dtype
-    from lorafit.model.memory import free_bytes
+    from lorafit.model.memory import free_bytes, host_bytes
     from lorafit.plan.find_shape import find_shape
     from lorafit.train.paths import way_by_shape
     from lorafit.train.sizes import choose_sizes
@@ -82,7 +82,7 @@ def _way(recipe: Recipe) -> list[Finding]:
         dtype = pick_dtype(recipe.model.dtype, device)
         config = find_shape(recipe.model.path, recipe.model.revision).config
         classes = count_classes(recipe)
-        sizes = choose_sizes(recipe, config, dtype, 1, free_bytes(device, 1), classes)
+        sizes = choose_sizes(recipe, config, dtype, 1, free_bytes(device, 1), classes, host_bytes(device, 1))
     except MachineError as error:
         return [Finding("path", f.where or "machine", "broken", f.what, f.fix) for f in error.faults]
     except LorafitError as error:  # no shape, no data: not the machine's fault, and other commands say more

@@ -48,6 +48,7 @@ class Loop:
     ranks: Ranks
     precision: AbstractContextManager[object]
     micro_batch_size: int
+    offloaded: bool = False  # what recomputed layers keep waits on the host
     in_step: bool = False  # every process makes as many passes as the others, for in each all gather the base
 
     def __post_init__(self) -> None:
@@ -86,7 +87,7 @@ class Loop:
     def recompute(self, layers: int | None) -> None:
         """Recompute the first so many layers from now on (None: all), whatever was planned."""
         if layers != self.plan.recomputed_layers:
-            recompute_activations(self.model, layers)
+            recompute_activations(self.model, layers, offloaded=self.offloaded)
             self.plan = replace(self.plan, recomputed_layers=layers, gradient_checkpointing=layers != 0)
 
     def close(self) -> None:

@@ -88,9 +88,10 @@ class Way:
         again = self.sizes.recomputed_layers
         if again != 0:
             asked = self.recipe.training.gradient_checkpointing
-            why = "as the recipe says" if asked == "full" else "a row does not fit without"
+            why = "as the recipe says" if asked in ("full", "offloaded") else "a row does not fit without"
             which = "every layer" if again in (None, self.sizes.layers) else f"{again} of {self.sizes.layers} layers"
-            return _path("activations", "off", f"those of {which} are computed twice: {why}")
+            kept = ", from inputs that wait on the host" if self.sizes.offloaded else ""
+            return _path("activations", "off", f"those of {which} are computed twice{kept}: {why}")
         return _path("activations", "on", "kept: nothing is computed twice")
 
     def optimizer(self) -> Finding:

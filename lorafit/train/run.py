@@ -13,7 +13,7 @@ from lorafit.model.documents import use_flat_rows
 from lorafit.model.fast_linear import take_fast_linears
 from lorafit.model.identity import base_hash, identify
 from lorafit.model.load import Base, load_base, pick_device, pick_dtype
-from lorafit.model.memory import free_bytes, recompute_activations
+from lorafit.model.memory import free_bytes, host_bytes, recompute_activations
 from lorafit.model.run import file_hashes, new_head
 from lorafit.model.tokenizer import read_data
 from lorafit.model.trained import Trained
@@ -65,7 +65,8 @@ def train(recipe: Recipe, folder: RunFolder, run: Run | None) -> dict[str, objec
             config, classes = read_config(model_folder / "config.json"), len(data.labels)
             dtype = pick_dtype(recipe.model.dtype, ranks.device)
             room = ranks.least(free_bytes(ranks.device, ranks.here))
-            sizes = choose_sizes(recipe, config, dtype, ranks.count, room, classes)
+            host = ranks.least(host_bytes(ranks.device, ranks.here))
+            sizes = choose_sizes(recipe, config, dtype, ranks.count, room, classes, host)
             head = new_head(data.labels, tokenizer, recipe.seed)
             base = load_base(recipe.model, recipe.quantization, ranks.device, model_folder, head, sharded=sizes.sharded)
             keep_unpacked(base.model, sizes.unpacked_layers)
@@ -132,6 +133,7 @@ def dry_run(recipe: Recipe, world_size: int) -> dict[str, object]:
         world_size,
         free_bytes(device, world_size),
         len(data.labels),
+        host_bytes(device, world_size),
     )
     plan = make_plan(
         recipe.training, len(data.train_packs), world_size, sizes.micro_batch_size, sizes.recomputed_layers
@@ -157,7 +159,7 @@ def adapt(recipe: Recipe, base: Base) -> Attached:
 def make_loop(recipe: Recipe, attached: Attached, data: PreparedData, sizes: Sizes, ranks: Ranks, base: Base) -> Loop:
     """Put together what a step needs."""
     if sizes.recomputed_layers != 0:
-        recompute_activations(attached.model, sizes.recomputed_layers)
+        recompute_activations(attached.model, sizes.recomputed_layers, offloaded=sizes.offloaded)
     trained = find_trained(attached, recipe)
     plan = make_plan(
         recipe.training, len(data.train_packs), ranks.count, sizes.micro_batch_size, sizes.recomputed_layers
@@ -173,6 +175,7 @@ def make_loop(recipe: Recipe, attached: Attached, data: PreparedData, sizes: Siz
         ranks=ranks,
         precision=precision(base),
         micro_batch_size=sizes.micro_batch_size,
+        offloaded=sizes.offloaded,
         in_step=sizes.sharded,
     )
 
@@ -215,7 +218,7 @@ def plan_text(plan: Plan, sizes: Sizes) -> str:
     return (
         f"plan: {plan.total_steps} steps of {plan.global_batch_size} rows ({plan.packs} rows an epoch), "
         f"{plan.micro_batch_size} a pass, warm-up {plan.warmup_steps}, "
-        f"{in_words(plan.recomputed_layers, sizes.layers)}, "
+        f"{in_words(plan.recomputed_layers, sizes.layers, offloaded=sizes.offloaded)}, "
         f"{_processes(plan.world_size, sizes.sharded)}"
         f"memory {'not estimated' if peak is None else f'about {gibibytes(peak)} of tensors'}"
     )

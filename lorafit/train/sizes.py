@@ -27,6 +27,7 @@ class Sizes:
     estimated_peak_bytes: int | None  # None for an architecture the memory model does not know
     layers: int | None = None  # that the model has, where it is known
     sharded: bool = False  # the base is split over the processes
+    offloaded: bool = False  # the inputs of recomputed layers wait on the host
     unpacked_layers: int = 0  # of a 4-bit base: so many of the first ones stay unpacked
     expected: Estimate | None = None  # all that the memory model says
     question: MemoryQuestion | None = None  # what it was asked
@@ -40,11 +41,13 @@ def choose_sizes(
     world_size: int,
     free_bytes: int,
     classes: int = 0,
+    host_bytes: int = 0,
 ) -> Sizes:
     """Resolve `auto`: split the base, and recompute, only when a row does not fit without; then take the most rows,
     and of a 4-bit base keep the most layers unpacked.
 
-    `free_bytes` is what this process may use for everything, the base included; `classes` are those of a head.
+    `free_bytes` is what this process may use for everything, the base included, `host_bytes` what it may use of this
+    machine beside the device, 0 where that is the device; `classes` are those of a head.
     """
     training = recipe.training
     try:
@@ -52,13 +55,23 @@ def choose_sizes(
     except ModelError:
         rows = 1 if training.micro_batch_size == "auto" else training.micro_batch_size
         again = 0 if training.gradient_checkpointing == "none" else None
-        return Sizes(rows, again, None, sharded=training.sharding == "full" and world_size > 1)
+        return Sizes(
+            rows,
+            again,
+            None,
+            sharded=training.sharding == "full" and world_size > 1,
+            offloaded=training.gradient_checkpointing == "offloaded",
+        )
     usable = int(USABLE_SHARE * free_bytes)
     least = replace(question, checkpointing=training.gradient_checkpointing != "none")
     sharded = is_split(recipe, least, lambda asked: estimate(asked).peak_bytes <= usable)
-    question = replace(question, sharded=sharded)
+    question = replace(question, sharded=sharded, offloaded=question.offloaded and host_bytes > 0)
     if training.gradient_checkpointing == "auto":
-        question = with_least_recomputation(question, lambda asked: estimate(asked).peak_bytes <= usable)
+        on_host = estimate(replace(question, checkpointing=True, offloaded=True)).host_bytes
+        has_host = on_host <= USABLE_SHARE * host_bytes
+        question = with_least_recomputation(
+            question, lambda asked: estimate(asked).peak_bytes <= usable, has_host=has_host
+        )
     if training.micro_batch_size == "auto":
         rows = largest_micro_batch(question, usable, training.global_batch_size, world_size)
         question = replace(question, micro_batch_size=rows)
@@ -70,6 +83,7 @@ def choose_sizes(
         estimated_peak_bytes=found.peak_bytes,
         layers=len(question.shape.layers),
         sharded=question.sharded,
+        offloaded=question.offloaded or training.gradient_checkpointing == "offloaded",
         unpacked_layers=question.unpacked_layers,
         expected=found,
         question=question,
@@ -88,7 +102,8 @@ def _question(recipe: Recipe, config: Mapping[str, object], dtype: torch.dtype, 
         dtype=cast("BaseDtype", str(dtype).removeprefix("torch.")),
         max_length=recipe.data.max_length,
         micro_batch_size=1 if size == "auto" else size,
-        checkpointing=recipe.training.gradient_checkpointing == "full",
+        checkpointing=recipe.training.gradient_checkpointing in ("full", "offloaded"),
+        offloaded=recipe.training.gradient_checkpointing == "offloaded",
         gpus=world_size,
         explicit_attention=recipe.model.attention == "eager",
     )

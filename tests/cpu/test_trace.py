@@ -32,6 +32,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "lora": {},
     "lora, activations kept": {"checkpointing": False},
     "two layers of six recomputed": {"recomputed_layers": 2},
+    "every layer recomputed from the host": {"offloaded": True, "max_length": 2048},
     "one pass a step": {"accumulation": False},
     "qlora": {"quantization": Nf4(), "optimizer": "paged_adamw_8bit", "max_length": 2048},
     "qlora, short": {"quantization": Nf4(), "optimizer": "adamw_8bit"},

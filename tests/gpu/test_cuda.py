@@ -3,13 +3,15 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
-from lorafit.model import attention
+from lorafit.model import attention, offload
 from lorafit.model.trained import Trained
 from lorafit.recipe.schema import TrainingSpec
 from lorafit.train.optimizer import build_optimizer, optimizer_tensors, restore_optimizer
@@ -84,3 +86,22 @@ def test_a_base_split_over_two_cards_trains_as_a_whole_one(kind: str, tmp_path: 
         subprocess.run([*words, "--set", f"training.sharding={sharding}"], check=True)
         losses[sharding] = [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert losses["full"] == pytest.approx(losses["none"], rel=1e-3)
+
+
+def test_inputs_of_layers_on_the_host_come_back_as_they_went() -> None:
+    """What the CPU has not: copies beside the work, on a stream of their own."""
+    layers = nn.ModuleList(nn.Sequential(nn.Linear(512, 512), nn.GELU()) for _ in range(12)).cuda()
+    away = offload.Offloading(torch.device("cuda"))
+    x = torch.randn(4096, 512, device="cuda", requires_grad=True)
+    found = []
+    for keep in (partial(checkpoint, use_reentrant=False), away):
+        torch.cuda.reset_peak_memory_stats()
+        for _ in range(3):
+            out = x
+            for layer in layers:
+                out = keep(layer, out)
+            gradients = torch.autograd.grad(out.pow(2).sum(), [x, *layers.parameters()])
+        found.append((gradients, torch.cuda.max_memory_allocated()))
+    (full, more), (offloaded, less) = found
+    assert all(torch.equal(a, b) for a, b in zip(full, offloaded, strict=True))
+    assert less <= more - 8 * x.nbytes
