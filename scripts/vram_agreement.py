@@ -71,7 +71,14 @@ def _row(seed: int, index: int) -> dict[str, Any]:
     except LorafitError as error:
         return row | {"refused": str(error)}
     seconds = round(time.perf_counter() - started, 1)
-    return row | {"bytes": found.peak_bytes, "phase": found.peak_phase, "seconds": seconds, "versions": found.versions}
+    return row | {
+        "bytes": found.peak_bytes,
+        "phase": found.peak_phase,
+        "seconds": seconds,
+        "versions": dict(found.versions),
+        "components": found.components(),
+        "phases": {name: moment.total + found.workspace_bytes for name, moment in found.moments.items()},
+    }
 
 
 def _agreement(index: int, asked: Drawn, row: dict[str, Any]) -> Agreement:
