@@ -9,8 +9,11 @@ from dataclasses import dataclass
 
 from lorafit.plan.layers import Experts, Layer, Linear, Mlp, ModelShape
 from lorafit.plan.mixing import Mixing
-from lorafit.plan.operations import Setting
+from lorafit.plan.operations import FLOAT32, Setting
 from lorafit.plan.tape import CONSTANT, Form, Tape, Tensor
+
+# of each expert of a token: what its rows are sorted by, and back, and what only the sorting needs (int64)
+CHOICE_BYTES, SORTING_BYTES = 3 * 8, 3 * 8
 
 
 @dataclass(frozen=True)
@@ -93,12 +96,16 @@ class _Player(Mixing):
 
     def mlp(self, mlp: Mlp, x: Tensor) -> Tensor:
         dense = [linear for linear in mlp.linears if linear.kind == "mlp"]
-        out = self.dense(mlp, dense, x) if dense else None
         if mlp.experts is None:
-            assert out is not None
-            return out
+            return self.dense(mlp, dense, x)
+        if not dense:
+            return self.experts(mlp.experts, x)
+        if any(linear.name.endswith("expert_gate") for linear in mlp.linears):  # Qwen: shared first, and weighed
+            shared = self.dense(mlp, dense, x)
+            routed = self.experts(mlp.experts, x)
+            return self.add(routed, self.tape.record("hidden", shared.bytes_each, [shared], saved=[shared]))
         routed = self.experts(mlp.experts, x)
-        return routed if out is None else self.add(routed, out)
+        return self.add(routed, self.dense(mlp, dense, x))
 
     def dense(self, mlp: Mlp, linears: list[Linear], x: Tensor) -> Tensor:
         if not mlp.gated:
@@ -116,17 +123,26 @@ class _Player(Mixing):
         return self.linear(inner, down, "hidden")
 
     def experts(self, experts: Experts, x: Tensor) -> Tensor:
-        """The experts of each token, their load taken as even: frozen, they keep no inputs."""
+        """The experts of each token, their load taken as even: frozen, they keep no inputs.
+
+        transformers sorts tokens by expert; what is sorted lives on to the end of its function.
+        """
         if experts.listed:
             return self.listed(experts, x)
-        gathered = self.tape.record("routed", self.size, [x])
-        both = self.stacked(gathered, "expert gate and up", experts.parameters * 2 // 3)
-        del gathered
+        router = self.tape.record("router", FLOAT32, [x], saves_output=True)
+        chosen = self.tape.temporary("chosen", CHOICE_BYTES)
+        gathered = self.tape.record("routed", x.bytes_each, [x], saved=[chosen])
+        sorting = self.tape.temporary("chosen", SORTING_BYTES)
+        both = self.stacked(gathered, "expert gate and up")
         inner = self.product(self.activation(both, "expert"), both)
-        out = self.stacked(inner, "routed", experts.parameters // 3)
-        weighted = self.tape.record("routed", self.size, [out], saved=[out])
-        del out
-        return self.tape.record("hidden", x.bytes_each, [weighted])
+        out = self.stacked(inner, "routed")
+        del inner
+        size = max(out.bytes_each, FLOAT32 if experts.float32_shares else 0)
+        weighted = self.tape.record("routed", size, [out, router], saved=[out])
+        weighted = self.tape.record("routed", size, [weighted], saves_weight=True)
+        del gathered, both, sorting
+        summed = self.tape.record("hidden", size, [weighted], passes_on=True)
+        return self.cast(summed, x.bytes_each)
 
     def listed(self, experts: Experts, x: Tensor) -> Tensor:
         """One expert after another over its share of the tokens; what it gives is added to a sum that keeps it."""
@@ -146,10 +162,13 @@ class _Player(Mixing):
         del room
         return self.tape.record("hidden", x.bytes_each, added, passes_on=True)
 
-    def stacked(self, x: Tensor, symbol: str, values: int) -> Tensor:
-        if self.setting.full:
-            return self.trained_product(x, symbol, values)
-        return self.tape.record(symbol, self.size, [x])
+    def stacked(self, x: Tensor, symbol: str) -> Tensor:
+        """A product of each expert's tokens with its matrix, in the dtype of that: autocast does not know it."""
+        if not self.setting.full:
+            return self.tape.record(symbol, self.size, [self.cast(x, self.size)], saves_weight=True)
+        size = FLOAT32 if self.setting.copies else self.size
+        narrow = self.cast(x, size)
+        return self.tape.record(symbol, size, [narrow], saved=[narrow], trains=True)
 
 
 def widths(shape: ModelShape, layer: Layer, rank: int, row_tokens: int) -> dict[str, int]:
@@ -171,12 +190,14 @@ def widths(shape: ModelShape, layer: Layer, rank: int, row_tokens: int) -> dict[
     if attention.kind == "latent":
         found["key latent"], found["key and value"] = (linear.out_features for linear in attention.inward[-2:])
         found["query latent"] = attention.inward[0].out_features
+        found["key part"] = found["key and value"] - attention.value_width
     if attention.kind == "gated_delta":
         found |= {linear.name: linear.out_features for linear in attention.inward}
     if mlp.experts:
         active = mlp.experts.per_token
         found |= {"expert": active * mlp.experts.width, "expert gate and up": 2 * active * mlp.experts.width}
         found["routed"] = active * shape.hidden_size
+        found["router"], found["chosen"] = mlp.experts.count, active
         share = active / mlp.experts.count
         found["routed to one"] = round(share * shape.hidden_size)
         found["expert of one"] = round(share * mlp.experts.width)

@@ -14,6 +14,10 @@ class ConfigKeys:
         self._config, self._name = config, name
         self._faults: dict[str, Fault] = {}
 
+    def has(self, name: str) -> bool:
+        """Tell whether the key is there, be it null."""
+        return name in self._config
+
     def integer(self, *names: str, default: int | None = None, least: int = 1, most: int = LARGEST) -> int:
         """Take the first key that is there; null counts as absent."""
         found = next((name for name in names if self._config.get(name) is not None), None)

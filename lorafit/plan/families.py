@@ -20,6 +20,7 @@ from lorafit.plan.family import (
     stepped,
 )
 from lorafit.plan.mlp import SharedExpert
+from lorafit.plan.windows import Sliding
 
 
 def _one_norm(keys: ConfigKeys) -> int:
@@ -32,9 +33,10 @@ def _falcon_norms(keys: ConfigKeys) -> int:
 
 
 _LLAMA = Family(mlp=partial(mlp.gated, bias=("mlp_bias", False)))
-_MISTRAL = Family(attention=partial(attention.split, qkv_bias=False, o_bias=False))
-_QWEN2 = Family(attention=partial(attention.split, qkv_bias=True, o_bias=False))
-_QWEN3 = Family(attention=partial(attention.split, qk_norm="head", head_width=128))
+_FLAGGED = Sliding(usual=4096, flag="use_sliding_window")
+_MISTRAL = Family(attention=partial(attention.split, qkv_bias=False, o_bias=False), sliding=Sliding(usual=4096))
+_QWEN2 = Family(attention=partial(attention.split, qkv_bias=True, o_bias=False), sliding=_FLAGGED)
+_QWEN3 = Family(attention=partial(attention.split, qk_norm="head", head_width=128), sliding=_FLAGGED)
 _GEMMA = Family(attention=partial(attention.split, head_width=256), norm="wide", tied=True)
 _GEMMA2 = replace(
     _GEMMA,
@@ -59,6 +61,7 @@ _WIDE_EXPERTS = partial(mlp.experts, count=("num_local_experts", "num_experts"),
 _DEEPSEEK_EXPERTS = partial(
     mlp.experts,
     count=("n_routed_experts",),
+    float32_shares=True,
     shared=SharedExpert("shared_experts", "moe_intermediate_size", times="n_shared_experts"),
 )
 _QWEN3_NEXT = Family(
@@ -80,7 +83,7 @@ FAMILIES: dict[str, Family] = {
     "smollm3": _LLAMA,
     "granite": replace(_LLAMA, scaled_branches=True, scaled_embeddings=True, scaled_logits=True),
     "mistral": _MISTRAL,
-    "ministral3": _MISTRAL,
+    "ministral3": replace(_MISTRAL, sliding=Sliding()),
     "qwen2": _QWEN2,
     "qwen3": _QWEN3,
     "gemma": _GEMMA,
@@ -91,10 +94,11 @@ FAMILIES: dict[str, Family] = {
         norms=4,
         order="sandwich",
         position_tables=2,  # of layers that see a window and of those that see all
+        sliding=Sliding(usual=4096, full_every=6),
     ),
     "olmo": Family(norm="layer", norm_values=0),
     "olmo2": replace(_WIDE_NORMED, norm="wide", order="post"),
-    "olmo3": replace(_WIDE_NORMED, norm="wide", order="post"),
+    "olmo3": replace(_WIDE_NORMED, norm="wide", order="post", sliding=Sliding(usual=4096, full_every=4)),
     "glm": _GLM,
     "glm4": replace(_GLM, norms=4, order="sandwich"),
     "phi3": Family(
@@ -109,6 +113,7 @@ FAMILIES: dict[str, Family] = {
         ),
         mlp=mlp.gated_fused,
         dropout=OwnDropout(residual="resid_pdrop"),
+        sliding=Sliding(),
     ),
     "phi": replace(
         _LAYER_NORM,
@@ -146,9 +151,10 @@ FAMILIES: dict[str, Family] = {
         mlp=partial(mlp.plain, up="c_fc", down="c_proj", bias=("use_bias", True), widths=("intermediate_size",)),
         tied=True,
         dropout=OwnDropout(residual="residual_dropout", embedding="embedding_dropout"),
+        sliding=Sliding(),
     ),
     "cohere": replace(_COHERE, attention=partial(attention.split, qk_norm="width", qk_norm_key="use_qk_norm")),
-    "cohere2": _COHERE,
+    "cohere2": replace(_COHERE, sliding=Sliding(usual=4096, full_every=4)),
     "gpt_neox": replace(
         _LAYER_NORM,
         attention=partial(
@@ -199,12 +205,12 @@ FAMILIES: dict[str, Family] = {
         dropout=OwnDropout("attn_pdrop", "resid_pdrop", "embd_pdrop", usual=0.1),
         narrow_loss_before=_SHARED_LOSS,
     ),
-    "mixtral": replace(_MISTRAL, sparse_mlp=_WIDE_EXPERTS, sparse_layers=every_layer),
+    "mixtral": replace(_MISTRAL, sparse_mlp=partial(_WIDE_EXPERTS, float32_shares=True), sparse_layers=every_layer),
     "olmoe": replace(_WIDE_NORMED, sparse_mlp=_WIDE_EXPERTS, sparse_layers=every_layer),
     "minimax_m2": replace(
         _WIDE_NORMED,
         attention=partial(attention.split, qkv_bias=False, o_bias=False, qk_norm="width"),
-        sparse_mlp=_WIDE_EXPERTS,
+        sparse_mlp=partial(_WIDE_EXPERTS, float32_shares=True),
         sparse_layers=every_layer,
     ),
     "phimoe": replace(

@@ -7,6 +7,7 @@ from lorafit.plan import attention, mlp
 from lorafit.plan.attention import Bias, has_bias
 from lorafit.plan.config_keys import ConfigKeys
 from lorafit.plan.layers import Attention, Layer, Mlp, NormKind, NormOrder
+from lorafit.plan.windows import Sliding
 
 # which of so many layers hold experts, or have the family's other kind of attention
 LayerChoice = Callable[[ConfigKeys, int], list[bool]]
@@ -88,6 +89,7 @@ class Family:
     positions: str | None = None  # key with the number of learned positions
     mask: bool = False  # of all those positions, as a buffer
     dropout: OwnDropout = OwnDropout()
+    sliding: Sliding | None = None
     position_tables: int = 1  # pairs of sines and cosines
     scaled_branches: bool = False
     capped_logits: bool = False
@@ -133,4 +135,8 @@ class Family:
         """Count the final norm, learned positions and the bias of the head."""
         hidden = keys.integer("hidden_size", "n_embd")
         head = keys.integer("vocab_size") if has_bias(keys, self.head_bias) else 0
-        return (self.norm_values + (keys.integer(self.positions) if self.positions else 0)) * hidden + head
+        return self.norm_values * hidden + self.position_parameters(keys) + head
+
+    def position_parameters(self, keys: ConfigKeys) -> int:
+        """Count the learned positions."""
+        return keys.integer(self.positions) * keys.integer("hidden_size", "n_embd") if self.positions else 0

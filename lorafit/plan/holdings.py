@@ -119,7 +119,10 @@ def _all_tensors(question: MemoryQuestion) -> Counter[int]:
     if question.classes:
         sizes[question.head_parameters] += 1
     sizes.update(layer.expert_parameters for layer in shape.layers if layer.expert_parameters)
-    small, rest = divmod(shape.other_parameters, shape.hidden_size)  # norms and biases: a hidden size each
+    routers = [layer.mlp.other_parameters for layer in shape.layers if layer.mlp.other_parameters]
+    sizes.update([*routers, *([shape.position_parameters] if shape.position_parameters else [])])
+    left = shape.other_parameters - sum(routers) - shape.position_parameters
+    small, rest = divmod(left, shape.hidden_size)  # norms and biases: a hidden size each
     return sizes + Counter({shape.hidden_size: small, rest: 1 if rest else 0})
 
 

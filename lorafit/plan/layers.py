@@ -84,6 +84,7 @@ class Experts:
     width: int
     parameters: int  # in stacked matrices
     listed: tuple[tuple[Linear, Linear, Linear], ...] = ()
+    float32_shares: bool = False  # the router's shares stay in float32, and so does what they are multiplied with
 
 
 @dataclass(frozen=True)
@@ -145,12 +146,14 @@ class ModelShape:
     layers: tuple[Layer, ...]
     prefix: str = "model.layers"
     outer_parameters: int = 0  # final norm, learned positions, bias of the head
+    position_parameters: int = 0  # of those, the learned positions
     capped_logits: bool = False  # tanh over the logits keeps a copy of them
     scaled_embeddings: bool = False  # times a number, outside the embedding itself
     dropped_embeddings: bool = False  # the model's own dropout behind the embedding
     scaled_logits: bool = False  # the logits are the head's times a number
     narrow_loss_before: tuple[int, ...] | None = None  # version of transformers up to which the loss took 16 bits
     position_tables: int = 1  # pairs of sines and cosines; none where positions are learned
+    windows: tuple[int | None, ...] = ()  # of each layer: how many tokens it sees; None or nothing here: all
     mask_bytes: int = 0  # of a causal mask for all positions that lies beside the weights
     notes: tuple[str, ...] = ()
 

@@ -5,6 +5,9 @@ from functools import partial
 from lorafit.plan.layers import Attention, Layer, NormKind
 from lorafit.plan.operations import FLOAT32, Operations
 from lorafit.plan.tape import CONSTANT, Tensor
+from lorafit.plan.windows import mask_cells
+
+DISTANCE_BYTES = 8 + 3  # of a cell of a mask in the making: an int64 distance, and what is asked of it
 
 
 class Mixing(Operations):
@@ -54,7 +57,13 @@ class Mixing(Operations):
             query = self.linear(self.norm(query, norm), query_projs[1], "query")
         narrow = self.norm(self.linear(x, narrow_proj, "key latent"), norm)
         both = self.linear(narrow, wide_proj, "key and value")
-        return self.rotated(query, "query"), self.rotated(both, "query"), both
+        query = self.joined(query, "query")
+        key, value = self.tape.view(both, "key part"), self.tape.view(both, "value")
+        return query, self.joined(key, "query"), value
+
+    def joined(self, x: Tensor, symbol: str) -> Tensor:
+        """A part that turns and one that does not, in a tensor of their own."""
+        return self.tape.record(symbol, x.bytes_each, [x], saves_weight=True)
 
     def rotated(self, x: Tensor, symbol: str) -> Tensor:
         """x cos + rotate_half(x) sin."""
@@ -116,10 +125,22 @@ class Mixing(Operations):
         sums = self.document(attention.heads) * FLOAT32
         flash = self.size != FLOAT32 and attention.kind != "latent"  # FlashAttention adds gradients up in float32
         scratch = sums + (self.document(attention.query_width) * FLOAT32 if flash else 0)
-        kept = self.tape.temporary(CONSTANT, sums)
+        masks = self.window_masks()
+        kept = self.tape.temporary(CONSTANT, sums + masks)
         out = self.document(attention.output.in_features) * self.size
         inputs = [query, keys, values]
-        return self.tape.record(CONSTANT, out, inputs, [*inputs, kept], [(CONSTANT, scratch)], saves_output=True)
+        if not masks:
+            return self.tape.record(CONSTANT, out, inputs, [*inputs, kept], [(CONSTANT, scratch)], saves_output=True)
+        scratch += out  # the gradient of each window's part of a row is as long as the row
+        parts = self.tape.record(CONSTANT, out, inputs, [*inputs, kept], [(CONSTANT, scratch)], saves_output=True)
+        return self.tape.record(CONSTANT, out, [parts], passes_on=True)
+
+    def window_masks(self) -> int:
+        """Bytes of the biases that a document's windows keep, each made of distances and comparisons."""
+        cells = mask_cells(self.document(1), self.setting.window)
+        if cells:
+            self.tape.temporary(CONSTANT, sum(cells[:-1]) * self.size + cells[-1] * DISTANCE_BYTES)
+        return sum(cells) * self.size
 
     def explicit(self, attention: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Every score written out: products, cap, float32 mask and softmax, 16-bit shares."""

@@ -67,6 +67,7 @@ def experts(
     shared: SharedExpert | None = None,
     router: str | None = None,
     biased: bool = False,
+    float32_shares: bool = False,
 ) -> Mlp:
     """Routed experts as stacked matrices; `router` names the router where it is a linear (else a bare matrix)."""
     hidden, inner, number = keys.integer("hidden_size"), keys.integer(width), keys.integer(*count)
@@ -81,6 +82,7 @@ def experts(
             per_token=keys.integer("num_experts_per_tok", "num_experts_per_token", default=1),
             width=inner,
             parameters=number * 3 * hidden * inner + bias_values,
+            float32_shares=float32_shares,
         ),
         other_parameters=(0 if router else hidden * number) + (number if biased else 0),
     )

@@ -22,6 +22,7 @@ class Setting:
     dropout: bool = False
     explicit_attention: bool = False  # `attention: eager`: every score is written out
     documents: int = 1  # that attention goes through one after another, where no kernel takes them all
+    window: int | None = None  # how many tokens a token sees; None: all
 
     autocast: bool = True  # products run in 16 bits whatever their operands are
     copies: bool = True  # of trained float32 weights in 16 bits

@@ -58,7 +58,7 @@ class Passes:
 def play_passes(question: MemoryQuestion) -> Passes:
     """Play every distinct layer once."""
     targets = {linear.name for linear in question.targets}
-    played: dict[tuple[int, frozenset[str], int, bool, bool, bool], tuple[LayerLoad, int]] = {}
+    played: dict[tuple[int, frozenset[str], int, bool, bool, bool, int | None], tuple[LayerLoad, int]] = {}
     loads, stream = [], question.embedding_bytes
     for index, layer in enumerate(question.shape.layers):
         prefix = f"{question.shape.prefix}.{index}."
@@ -67,9 +67,11 @@ def play_passes(question: MemoryQuestion) -> Passes:
         first = index == 0 and (not question.checkpointing or question.shape.changed_embeddings)
         again = index < question.recomputed
         packed = index >= question.unpacked_layers
-        key = (id(layer), adapted, stream, first, again, packed)
+        window = question.shape.windows[index] if question.shape.windows else None
+        key = (id(layer), adapted, stream, first, again, packed, window)
         if key not in played:
-            played[key] = _play(question, layer, adapted, stream, first=first, again=again, packed=packed)
+            setting = replace(_setting(question, packed=packed), window=window)
+            played[key] = _play(question, setting, layer, adapted, stream, first=first, again=again)
         load, stream = played[key]
         loads.append(load)
     return Passes(loads, stream)
@@ -77,20 +79,20 @@ def play_passes(question: MemoryQuestion) -> Passes:
 
 def _play(
     question: MemoryQuestion,
+    setting: Setting,
     layer: Layer,
     adapted: frozenset[str],
     stream: int,
     *,
     first: bool,
     again: bool,
-    packed: bool,
 ) -> tuple[LayerLoad, int]:
     width_of = widths(question.shape, layer, question.rank, question.max_length)
     tape = Tape(width_of, question.tokens)
     memory = play_layer(
         layer,
         tape,
-        _setting(question) if packed else replace(_setting(question), packed="no"),
+        setting,
         adapted,
         input_bytes=stream,
         lowest=first and not again,
@@ -133,13 +135,13 @@ def _cached(question: MemoryQuestion, layer: Layer, *, again: bool) -> Form:
     return Form({"key": 2 * question.compute_bytes} if shared else {})
 
 
-def _setting(question: MemoryQuestion) -> Setting:
-    packed: Literal["no", "4bit", "int8"] = "no"
-    if isinstance(question.quantization, Bits4 | Int8):
-        packed = "4bit" if isinstance(question.quantization, Bits4) else "int8"
+def _setting(question: MemoryQuestion, *, packed: bool) -> Setting:
+    kind: Literal["no", "4bit", "int8"] = "no"
+    if packed and isinstance(question.quantization, Bits4 | Int8):
+        kind = "4bit" if isinstance(question.quantization, Bits4) else "int8"
     return Setting(
         compute_bytes=question.compute_bytes,
-        packed=packed,
+        packed=kind,
         full=question.is_full,
         dora=isinstance(question.adapter, Dora),
         dropout=not isinstance(question.adapter, Full) and question.adapter.dropout > 0,
@@ -256,9 +258,10 @@ def _class_head(question: MemoryQuestion, stream_bytes: int) -> Component:
 def _norm_bytes(question: MemoryQuestion, stream_bytes: int) -> int:
     """The norm keeps a float32 copy of what the last layer gave; a float32 stream is that copy.
 
-    Torch's own LayerNorm reads 16 bits as they are, where no autocast has it in float32.
+    Torch's own LayerNorm reads 16 bits as they are, where no autocast has it in float32; so does lorafit's norm.
     """
-    return stream_bytes if question.narrow_norms else FLOAT32
+    lean = question.fused and question.shape.layers[-1].norm == "rms"
+    return stream_bytes if lean or question.narrow_norms else FLOAT32
 
 
 def _head(question: MemoryQuestion, stream_bytes: int, name: str, logit_bytes: int) -> Component:

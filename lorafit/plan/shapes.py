@@ -62,15 +62,18 @@ def _shape(config: Mapping[str, object], name: str) -> ModelShape:
     if family is None:
         raise _unknown_type(config.get("model_type"), name)
     keys = ConfigKeys(config, name)
+    layers = family.layers(keys)
     shape = ModelShape(
         name=name,
         model_type=model_type,
         hidden_size=keys.integer("hidden_size", "n_embd"),
         vocab_size=keys.integer("vocab_size"),
         tied=keys.flag("tie_word_embeddings", family.tied),
-        layers=family.layers(keys),
+        layers=layers,
         prefix=family.prefix,
+        windows=family.sliding.widths(keys, len(layers)) if family.sliding else (),
         outer_parameters=family.outer_parameters(keys),
+        position_parameters=family.position_parameters(keys),
         capped_logits=family.capped_logits,
         scaled_embeddings=family.scaled_embeddings,
         scaled_logits=family.scaled_logits,

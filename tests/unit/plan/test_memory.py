@@ -272,7 +272,7 @@ def test_a_frozen_head_holds_the_logits_of_a_chunk() -> None:
     """Beyond a chunk a token costs its hidden state and the gradient of it, and no logits."""
     short, long = (estimate(ask(max_length=n)).phases["loss, forward"] for n in (2048, 4096))
     layers, positions = 32 * 2 * 4096, 2 * 2 * 128 + 4 * 8  # checkpoints; sines, cosines, ids
-    assert long - short == 2048 * (layers + positions + (4 + 4) * 4096)
+    assert long - short == 2048 * (layers + positions + (4 + 2) * 4096)
     assert estimate(ask(max_length=64)).phases["loss, forward"] < short
 
 
