@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from lorafit.data.batch import flat_batch
 from lorafit.data.order import packs_at, positions_of_step
 from lorafit.data.packing import Packs
 from lorafit.data.token_rows import TokenRows
+from lorafit.errors import first_line
 from lorafit.model.batch import DeviceBatch, to_device
 from lorafit.model.loss import summed_loss
 from lorafit.model.memory import recompute_activations
@@ -30,8 +30,6 @@ from lorafit.train.ranks import Ranks
 from lorafit.train.taken import Late, Taken
 
 Pass = tuple[NDArray[np.int64], float]  # packs, and 1 if their loss counts
-
-Result = TypeVar("Result")
 
 
 @dataclass
@@ -66,7 +64,7 @@ class Loop:
         started = time.perf_counter()
         window = self._window(step)
         targets = self.packs.target_tokens(self.rows, window)
-        nats = self.ranks.sum(self.within_memory(lambda: self.accumulate(step, targets)))
+        (nats,) = self.within_memory(lambda: self.accumulate(step, targets), 1)
         self.ranks.sum_gradients(self.trained.tensors)
         norm = self.trained.clip(self.recipe.training.max_grad_norm)
         self.failed = torch.maximum(self.failed, 1 - (nats.isfinite() & norm.isfinite()).float())
@@ -94,22 +92,38 @@ class Loop:
         """End the thread that makes batches."""
         self.batches.close()
 
-    def within_memory(self, work: Callable[[], Result]) -> Result:
-        """Do it; when the device is full, halve the micro-batch and do it again. torch.OutOfMemoryError at one row."""
+    def within_memory(self, work: Callable[[], torch.Tensor], numbers: int) -> torch.Tensor:
+        """Do it in all processes, and add up the so many numbers [numbers] that it gives in each.
+
+        Where the device of any is full, all halve the micro-batch and do it again: whether it was goes with the
+        numbers, so that all decide alike. torch.OutOfMemoryError, in all, at one row. The work asks nothing of the
+        others, but where the base is split: who is full there leaves others waiting within a layer, and ends.
+        """
         while True:
-            try:
-                return work()
-            except torch.OutOfMemoryError:
-                self.trained.zero_grad()
-                if self.micro_batch_size == 1 or self.ranks.count > 1:
-                    raise
+            mine, why = self._unless_full(work, numbers)
+            total = self.ranks.sum(torch.cat([mine, torch.full_like(mine[:1], bool(why))]))
+            if not (why if self.ranks.count == 1 else total[-1]):  # one process need not ask its device
+                return total[:-1]
+            self.trained.zero_grad()
+            if self.micro_batch_size == 1:
+                raise torch.OutOfMemoryError(why or "the device of another process is full")
             self.micro_batch_size = -(-self.micro_batch_size // 2)
             self.batches.forget()
             torch.cuda.empty_cache()
 
+    def _unless_full(self, work: Callable[[], torch.Tensor], numbers: int) -> tuple[torch.Tensor, str]:
+        """Give what the work gives, or zeros and how the device said that it is full."""
+        try:
+            return work(), ""
+        except torch.OutOfMemoryError as error:
+            if self.in_step:
+                raise
+            why = first_line(error)  # and not the error, which holds on to the frames of the pass
+        return torch.zeros(numbers, device=self.ranks.device), why
+
     def accumulate(self, step: int, targets: int) -> torch.Tensor:
-        """Add up the gradient over this process's share of a step; give the nats of that share."""
-        total = torch.zeros((), device=self.ranks.device)
+        """Add up the gradient over this process's share of a step; give the nats of that share, [1]."""
+        total = torch.zeros(1, device=self.ranks.device)
         for index, (_, counts) in enumerate(self.passes(self._window(step))):
             torch.manual_seed(micro_batch_seed(self.recipe.seed, step, index, self.ranks.rank))
             batch = self.batches.take((step, index))

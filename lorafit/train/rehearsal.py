@@ -37,7 +37,7 @@ def rehearse(loop: Loop, data: PreparedData, record: Record, step: int) -> None:
     cards = [loop.ranks.device] if loop.ranks.device.type == "cuda" else []
     started = time.perf_counter()
     with torch.random.fork_rng(cards):
-        tokens = loop.within_memory(lambda: _pass(loop, data))
+        tokens = _passes(loop, data)
     passed = time.perf_counter()
     saved = _save(loop, record)
     peak, now = peak_memory_bytes(loop.ranks.device), time.perf_counter()
@@ -66,14 +66,16 @@ def _was_done(loop: Loop, record: Record) -> bool:
     return _configuration(loop) in done
 
 
-def _pass(loop: Loop, data: PreparedData) -> int:
-    """Go forward and backward where the run is longest, beside all that lives then; give its tokens."""
-    longest = longest_pass(loop, data.train, data.train_packs)
-    others = _what_else_lives(loop)
-    nats = loop.backward(longest, data.train_packs.target_tokens(data.train, longest))
-    total, norm = loop.ranks.sum(torch.stack([nats, loop.trained.clip(None)])).tolist()  # so that all raise or none
-    del others
-    loop.trained.zero_grad()
+def _passes(loop: Loop, data: PreparedData) -> int:
+    """Take the longest passes, in fewer rows where those do not fit; give this process's tokens."""
+    longest = np.arange(0)
+
+    def work() -> torch.Tensor:
+        nonlocal longest
+        longest = longest_pass(loop, data.train, data.train_packs)
+        return _pass(loop, data, longest)
+
+    total, norm = loop.within_memory(work, 2).tolist()  # added up, so that all raise or none
     if not (math.isfinite(total) and math.isfinite(norm)):
         raise NumericalError(
             f"before the first step: the loss of the longest pass is {total}, the norm of its gradient {norm}; nothing "
@@ -81,9 +83,19 @@ def _pass(loop: Loop, data: PreparedData) -> int:
             fix="look at the rows with lorafit preview, and whether the base model itself is sound",
             code="E8-NOT-FINITE",
         )
+    return data.train_packs.tokens(data.train, longest)
+
+
+def _pass(loop: Loop, data: PreparedData, longest: NDArray[np.int64]) -> torch.Tensor:
+    """Go forward and backward beside all that lives then, and evaluate; give the nats and the gradient's norm, [2]."""
+    others = _what_else_lives(loop)
+    nats = loop.backward(longest, data.train_packs.target_tokens(data.train, longest))
+    found = torch.stack([nats, loop.trained.clip(None)])
+    del others
+    loop.trained.zero_grad()
     if data.validation is not None and data.validation_packs is not None:
         _evaluate(loop, data.validation, data.validation_packs)
-    return data.train_packs.tokens(data.train, longest)
+    return found
 
 
 def _evaluate(loop: Loop, rows: TokenRows, packs: Packs) -> None:
