@@ -41,6 +41,7 @@ def play_layer(
 
     A recomputed layer plays its forward beside the gradients that are there by then.
     """
+    tape.recomputed = recomputed
     player = _Player(tape, setting, adapted)
     first = _first_gradients(layer, tape, setting, adapted, input_bytes) if recomputed else []
     waiting = [tape.temporary(symbol, size) for symbol, size in first]

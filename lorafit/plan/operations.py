@@ -114,7 +114,9 @@ class Operations:
     def product(self, a: Tensor, b: Tensor) -> Tensor:
         """An elementwise product, which keeps both."""
         wide = max(a.bytes_each, b.bytes_each)  # gradients are as wide first, and cast while all of them are there
-        scratch = [(a.symbol, wide) for x in (a, b) if x.bytes_each < wide]
+        narrower = [x.bytes_each for x in (a, b) if x.bytes_each < wide]
+        # what was recomputed is gone by then
+        scratch = [(a.symbol, wide - size if self.tape.recomputed else wide) for size in narrower]
         return self.tape.record(a.symbol, wide, [a, b], saved=[a, b], scratch=scratch, part=a.symbol)
 
     # --- linears
@@ -235,21 +237,17 @@ class Operations:
         PEFT gets B A by sending an identity matrix through the adapter; what its product keeps, B A and the base
         weight live on to the end, their scaled sum only until its norm is known.
         """
-        values = linear.weights
+        read = self.dropped(x)
         held = [*self.built(linear, x.bytes_each), *self.base_weight(linear, x.bytes_each)]
-        summed = self.tape.temporary(CONSTANT, 2 * values * x.bytes_each)
+        summed = self.tape.temporary(CONSTANT, 2 * linear.weights * x.bytes_each)
         del summed
+        update = self.low_rank(read, linear, symbol)
         if self.setting.dropout:
-            dropped = self.dropped(x)
-            update = self.low_rank(dropped, linear, symbol)
-            result = self.base_of_dropped(dropped, linear, symbol)
-            del dropped
-        else:
-            update = self.low_rank(x, linear, symbol)
-            if linear.bias:  # which is taken off again
-                result = self.tape.record(symbol, result.bytes_each, [result], passes_on=True)
+            result = self.base_of_dropped(read, linear, symbol, held[-1])
+        elif linear.bias:  # which is taken off again
+            result = self.tape.record(symbol, result.bytes_each, [result], passes_on=True)
         out = self.add(self.magnified(result), self.scaled(self.magnified(update)))
-        del held
+        del held, read
         return out
 
     def built(self, linear: Linear, wanted: int) -> list[Tensor]:
@@ -266,14 +264,14 @@ class Operations:
 
     def base_weight(self, linear: Linear, wanted: int) -> list[Tensor]:
         """The base weight in so many bytes: unpacked, or a copy, where it is not as it lies there."""
-        unpacked = [self.tape.temporary(CONSTANT, self.unpacked(linear))] if self.setting.packed != "no" else []
-        return unpacked if wanted == self.size else [self.tape.temporary(CONSTANT, linear.weights * wanted)]
+        unpacked = self.tape.temporary(CONSTANT, 0 if self.setting.packed == "no" else self.unpacked(linear))
+        return [unpacked if wanted == self.size else self.tape.temporary(CONSTANT, linear.weights * wanted)]
 
-    def base_of_dropped(self, x: Tensor, linear: Linear, symbol: str) -> Tensor:
-        """The base product once more, of the dropped input, which keeps the copy of the weight that it is made with."""
-        copied = self.size != FLOAT32 or self.setting.packed != "no"
-        copy = self.tape.temporary(CONSTANT, linear.weights * self.size if copied else 0)
-        return self.tape.record(symbol, self.size, [self.cast(x, self.size)], saved=[copy])
+    def base_of_dropped(self, x: Tensor, linear: Linear, symbol: str, weight: Tensor) -> Tensor:
+        """The base product once more, of the dropped input, which keeps the weight that it is made with."""
+        if x.bytes_each != self.size:  # autocast's copy of a copy
+            weight = self.tape.temporary(CONSTANT, linear.weights * self.size)
+        return self.tape.record(symbol, self.size, [self.cast(x, self.size)], saved=[weight])
 
     def magnified(self, x: Tensor) -> Tensor:
         """Times the trained float32 magnitude, whose gradient is a product of the same size summed up."""

@@ -87,6 +87,7 @@ class Tape:
 
     widths: dict[str, int]
     tokens: int
+    recomputed: bool = False  # what is kept is made again, and gone once a backward has read it
     live: Counter[str] = field(default_factory=Counter)
     live_bytes: int = 0
     peak_bytes: int = 0
