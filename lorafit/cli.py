@@ -146,6 +146,9 @@ def estimate_vram(
     narrow_adapters: Annotated[
         bool, typer.Option("--narrow-adapters", help="transformers: adapters in the base's 16 bits.")
     ] = False,
+    old_bitsandbytes: Annotated[
+        bool, typer.Option("--old-bitsandbytes", help="transformers: one before 0.43, which kept 4-bit inputs.")
+    ] = False,
     fused_loss: Annotated[
         bool, typer.Option("--fused-loss", help="transformers: no logits at once (Liger, cut cross-entropy).")
     ] = False,
@@ -182,6 +185,7 @@ def estimate_vram(
             "--no-amp": no_amp,
             "--use-cache": use_cache,
             "--narrow-adapters": narrow_adapters,
+            "--old-bitsandbytes": old_bitsandbytes,
             "--fused-loss": fused_loss,
         },
     )

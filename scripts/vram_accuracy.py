@@ -2,8 +2,8 @@
 
     python scripts/vram_accuracy.py ../shared/data/vram/measured.csv
 
-Only rows whose settings are all known are compared: one GPU, `allocated`, a fixed row length, plain transformers + PEFT
-(+ bitsandbytes) without fused kernels. Nothing here or in the memory model is fitted to them.
+Only rows whose settings are all known are compared: `allocated`, a fixed row length, plain transformers + PEFT
+(+ bitsandbytes) without fused kernels, on one GPU or with FSDP. Nothing here or in the memory model is fitted to them.
 """
 
 import csv
@@ -38,6 +38,7 @@ class Compared:
     measured_bytes: int
     estimated_bytes: int
     phase: str
+    gpus: int = 1
 
     @property
     def error(self) -> float:
@@ -52,14 +53,14 @@ def compared(rows: list[dict[str, str]]) -> Iterator[Compared]:
         if question is not None:
             found = estimate(question)
             measured = round(float(row["measured_gb"]) * BYTES[row["unit"]])
-            yield Compared(_run(row, question), measured, found.peak_bytes, found.peak_phase)
+            yield Compared(_run(row, question), measured, found.peak_bytes, found.peak_phase, question.gpus)
 
 
 def is_specified(row: dict[str, str]) -> bool:
     """Tell whether a row is a run of the plain stack with every setting known."""
     return (
         row["measured_kind"] == "allocated"
-        and row["gpus"].startswith("1x")
+        and (row["gpus"].startswith("1x") or "FSDP full shard" in row["notes"])
         and row["method"] in METHODS
         and re.match(r"\d+( \(packed\))?$", row["seq_len"]) is not None
         and "transformers" in row["notes"]
@@ -83,6 +84,8 @@ def question_of(row: dict[str, str]) -> MemoryQuestion | None:
         micro_batch_size=int(row["micro_batch"]),
         checkpointing=row["grad_ckpt"] == "true",
         accumulation=False,
+        gpus=int(row["gpus"].partition("x")[0]),
+        sharded="FSDP" in row["notes"],
         stack=stack,
     )
     return _with_known_targets(question)
@@ -128,6 +131,8 @@ def _with_known_targets(question: MemoryQuestion) -> MemoryQuestion:
 def _run(row: dict[str, str], question: MemoryQuestion) -> str:
     assert question.stack
     size = f"{question.micro_batch_size} x {question.max_length}"
+    if question.gpus > 1:
+        size += f" on {question.gpus} cards"
     amp = "" if question.stack.amp else ", no AMP"
     return f"{row['model']} {row['method']} {size}, {question.stack.name}, upcast {question.stack.upcast}{amp}"
 

@@ -137,7 +137,7 @@ def adapters(question: MemoryQuestion, trained: int) -> list[Component]:
 
 def gradients(question: MemoryQuestion, trained: int) -> Component:
     """One number per trained weight, as wide as it."""
-    size = question.trained_bytes
+    size = question.gradient_bytes
     return Component("gradients", size * trained, f"{trained:,} trained x {size} bytes")
 
 

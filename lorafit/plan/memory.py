@@ -12,7 +12,7 @@ from lorafit.plan import holdings
 from lorafit.plan.load import Load
 from lorafit.plan.passes import Passes, head_backward, head_forward, play_passes, positions
 from lorafit.plan.question import Component, Estimate, MemoryQuestion
-from lorafit.plan.shards import HEAD_ON_ARRIVAL, gathered_head, gathered_layers, split
+from lorafit.plan.shards import HEAD_ON_ARRIVAL, gathered_head, gathered_layers, split, split_trained
 from lorafit.recipe.optimizers import OPTIMIZERS
 from lorafit.recipe.quantization import Unquantized
 
@@ -42,7 +42,7 @@ def estimate(question: MemoryQuestion) -> Estimate:
     trained = sum(values * count for values, count in tensors.items())
     weights = split(question, holdings.weights(question))
     states, paged = holdings.optimizer_states(question, tensors)
-    held = [*weights, *holdings.adapters(question, trained), *states, _workspace()]
+    held = [*weights, *split_trained(question, [*holdings.adapters(question, trained), *states]), _workspace()]
     moments = {"loading": _loading(question, weights)} | _moments(question, held, trained)
     phase = max(moments, key=lambda name: _sum(moments[name]))
     peak = _sum(moments[phase])
@@ -80,7 +80,8 @@ def _moments(question: MemoryQuestion, held: list[Component], trained: int) -> d
     """What is allocated at each moment of a step that may be its peak."""
     played = play_passes(question)
     # with several passes per step, the gradients of one live during the next
-    before = [holdings.gradients(question, trained)] if question.accumulation else []
+    gradients = split_trained(question, [holdings.gradients(question, trained)])
+    before = gradients if question.accumulation else []
     step, held = held, [*held, positions(question)]
     kept = _kept(question, played.waiting(len(played.layers)), len(played.layers))
     in_loss, after_loss = head_forward(question, played.stream_bytes), head_backward(question, played.stream_bytes)
@@ -90,7 +91,7 @@ def _moments(question: MemoryQuestion, held: list[Component], trained: int) -> d
         "loss, forward": [*held, *before, kept, *cached, *_copies(question, played), in_loss, *gathered_head(question)],
         "loss, backward": [*held, *before, kept, *still, after_loss, *gathered_head(question)],
         "backward of a layer": [*held, *_worst_layer(question, played, trained), *gathered_layers(question)],
-        "optimizer step": [*step, holdings.gradients(question, trained), *_update(question, trained)],
+        "optimizer step": [*step, *gradients, *split_trained(question, _update(question, trained))],
     }
     if question.sharded and not question.stack:
         arriving = gathered_head(question, HEAD_ON_ARRIVAL)
@@ -101,9 +102,9 @@ def _moments(question: MemoryQuestion, held: list[Component], trained: int) -> d
         moments["backward of the head"] = [*held, *before, kept, *_head_gradient(question)]
         moments["gradient of the embedding"] = [*held, *_embedding_gradient(question, trained)]
     if question.flat_trained:
-        moments["laying gradients flat"] = [*step, holdings.gradients(question, trained), _flat(trained)]
-    elif question.gpus > 1:
-        moments["adding up gradients"] = [*step, holdings.gradients(question, trained), _exchange(trained)]
+        moments["laying gradients flat"] = [*step, *gradients, _flat(trained)]
+    elif question.gpus > 1 and not (question.sharded and question.stack):
+        moments["adding up gradients"] = [*step, *gradients, _exchange(trained)]
     return moments
 
 
@@ -116,6 +117,8 @@ def _worst_layer(question: MemoryQuestion, played: Passes, trained: int) -> list
     working = {id(layer): layer.working.total(tokens) for layer in played.layers}
     ahead = [0, *(layer.away.total(tokens) for layer in played.layers)]  # what the layer below kept, from the host
     alive = [before[i] + ahead[i] + working[id(layer)] + gradients[i] for i, layer in enumerate(played.layers)]
+    if question.keeps_worked_layers:  # all inputs by then, and the gradients of all but the first
+        return _all_worked(question, played, gradients[0])
     worst = alive.index(max(alive))
     at_work = played.layers[worst].working
     name = "recomputed and in its backward" if worst < question.recomputed else "in its backward"
@@ -130,6 +133,18 @@ def _worst_layer(question: MemoryQuestion, played: Passes, trained: int) -> list
     ]
 
 
+def _all_worked(question: MemoryQuestion, played: Passes, gradients: int) -> list[Component]:
+    tokens, count = question.tokens, len(played.layers)
+    first, inputs = played.layers[0].working, played.waiting(count)
+    later = played.waiting(count - 2)  # that of the second is what the first layer begins with
+    return [
+        Component("gradients", gradients, f"{gradients:,} bytes"),
+        _kept(question, inputs, count),
+        Component("gradients of those, held by hooks", later.total(tokens), later.formula(tokens)),
+        Component("layer 0, recomputed and in its backward", first.total(tokens), first.formula(tokens), passing=True),
+    ]
+
+
 def _last_forward(question: MemoryQuestion, played: Passes) -> list[Component]:
     """The last layer at the height of its forward, over what all below it keep."""
     below, load = len(played.layers) - 1, played.layers[-1].forward
@@ -140,16 +155,21 @@ def _last_forward(question: MemoryQuestion, played: Passes) -> list[Component]:
 
 
 def _gradients_by_layer(question: MemoryQuestion, played: Passes, trained: int) -> list[int]:
-    """Bytes of gradients when each layer's backward begins: all of them, or those of the layers above."""
+    """Bytes of gradients when each layer's backward begins: all of them, or those of the layers above.
+
+    Where they are split (FSDP under transformers), those of the layer at work are whole.
+    """
+    size, share = question.gradient_bytes, question.gpus if question.sharded and question.stack else 1
+    whole = [size * layer.trained if share > 1 else 0 for layer in played.layers]
     if question.accumulation:
-        return [question.trained_bytes * trained] * len(played.layers)
+        return [size * trained // share + own for own in whole]
     shape = question.shape
     left = trained - question.head_parameters
     left -= shape.vocab_size * shape.hidden_size if question.is_full and question.vocabulary_matrices > 1 else 0
     sizes = []
-    for layer in played.layers:
+    for layer, own in zip(played.layers, whole, strict=True):
         left -= layer.trained
-        sizes.append(question.trained_bytes * left)
+        sizes.append(size * left // share + own)
     return sizes
 
 
@@ -203,9 +223,22 @@ def _embedding_gradient(question: MemoryQuestion, trained: int) -> list[Componen
     values = shape.vocab_size * shape.hidden_size if again else 0
     stream = question.tokens * shape.hidden_size
     return [
-        holdings.gradients(question, trained),
+        *_final_gradients(question, trained),
         Component("gradient of the embedding", size * values, f"{values:,} x {size} bytes"),
         Component("gradient of the stream", size * stream, f"{stream:,} x {size} bytes", passing=True),
+    ]
+
+
+def _final_gradients(question: MemoryQuestion, trained: int) -> list[Component]:
+    """At the end of a pass. Where they are split, those of embedding and head are whole, as one unit of FSDP."""
+    if not (question.sharded and question.stack):
+        return [holdings.gradients(question, trained)]
+    root, size = question.embedding_parameters, question.gradient_bytes
+    return [
+        Component(
+            "gradients", size * (trained - root) // question.gpus, f"{trained - root:,} x {size} / {question.gpus}"
+        ),
+        Component("gradients of embedding and head", size * root, f"{root:,} x {size} bytes"),
     ]
 
 

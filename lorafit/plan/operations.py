@@ -29,6 +29,7 @@ class Setting:
     norm_bytes: int = 2  # of a weight of the norms
     adapter_bytes: int = 4  # of an adapter's weight
     groups: bool = False  # the kernel of attention takes grouped keys as they are
+    keeps_packed_inputs: bool = False  # a 4-bit product keeps its input where checkpointing does not see it
     fused: bool = False  # lorafit's own backward of adapters, norms and gated MLPs
 
 
@@ -153,7 +154,10 @@ class Operations:
             del quantised
             return self.cast(out, x.bytes_each)
         weight = self.tape.temporary(CONSTANT, unpacked if self.tape.tokens > FUSED_4BIT_TOKENS else 0)
-        out = self.tape.record(symbol, self.size, [narrow], scratch=[(CONSTANT, unpacked)])
+        saved = [narrow] if self.setting.keeps_packed_inputs else []
+        for each in saved:
+            self._pin(each)
+        out = self.tape.record(symbol, self.size, [narrow], saved=saved, scratch=[(CONSTANT, unpacked)])
         del weight
         return self.cast(out, x.bytes_each)
 

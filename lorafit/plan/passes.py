@@ -101,7 +101,8 @@ def _play(
     sent = stream if again and question.offloaded else 0
     if again:
         waiting = _load(Form({"hidden": _inputs(question, stream, first=first) - sent}), width_of)
-        waiting += _load(memory.pinned, width_of)
+        if not (question.stack and question.stack.reenters):
+            waiting += _load(memory.pinned, width_of)
     else:
         waiting = _load(memory.kept, width_of)
     working, forward = _load(memory.backward, width_of), _load(memory.forward, width_of)
@@ -149,6 +150,7 @@ def _setting(question: MemoryQuestion, *, packed: bool) -> Setting:
         copies=question.copies_weights,
         norm_bytes=question.norm_bytes if question.stack else question.compute_bytes,
         adapter_bytes=question.trained_bytes,
+        keeps_packed_inputs=question.stack is not None and question.stack.keeps_packed_inputs,
         groups=question.stack is not None and question.stack.kernel == "flash_attention_2",
         fused=question.fused,
         explicit_attention=question.explicit_attention,

@@ -77,7 +77,8 @@ class MemoryQuestion:
     @property
     def _upcast(self) -> str:
         quantized = not isinstance(self.quantization, Unquantized)
-        return self.stack.upcast if self.stack and quantized else "none"
+        # a unit of FSDP has one dtype, so that under it the upcast is undone
+        return self.stack.upcast if self.stack and quantized and not self.sharded else "none"
 
     @property
     def trained_bytes(self) -> int:
@@ -85,6 +86,11 @@ class MemoryQuestion:
         if self.is_full:
             return self.weight_bytes
         return self.compute_bytes if self.stack and self.stack.narrow_adapters else 4
+
+    @property
+    def gradient_bytes(self) -> int:
+        """Of a trained weight's gradient that waits for the update."""
+        return 0 if self.stack and self.stack.steps_in_backward else self.trained_bytes
 
     @property
     def autocast(self) -> bool:
@@ -116,6 +122,17 @@ class MemoryQuestion:
         """Layers, from the first on, that keep their input and compute the rest again."""
         layers = len(self.shape.layers)
         return 0 if not self.checkpointing else min(layers, self.recomputed_layers or layers)
+
+    @property
+    def keeps_worked_layers(self) -> bool:
+        """Inputs of recomputed layers and their gradients stay to the end of the backward.
+
+        FSDP hooks a unit without trained weights to the input that reentrant checkpointing detached, and the hook holds
+        that leaf with its gradient until its last callback (`_register_post_backward_reshard_only_hook` in
+        torch/distributed/fsdp/_runtime_utils.py, `AccumulateGrad`). Recomputation is reentrant before version 5.
+        """
+        frozen = self.sharded and not self.is_full and self.checkpointing
+        return frozen and self.stack is not None and self.stack.reenters
 
     @property
     def flat_trained(self) -> bool:

@@ -1,6 +1,7 @@
 """What a process holds of a base that is split over several (FSDP2): its part of every layer, and what it gathers.
 
-Scales of 4-bit weights are no parameters and stay whole, as does a table that embedding and head share.
+Scales of 4-bit weights are no parameters and stay whole, as does a table that embedding and head share. Under plain
+transformers it is FSDP1, full shard: trained weights, gradients and states are split too, and one table like any other.
 """
 
 from collections.abc import Callable
@@ -24,7 +25,7 @@ def is_split(recipe: Recipe, least: MemoryQuestion, fits: Callable[[MemoryQuesti
     What fits whole is faster whole, and one process has nobody to split with.
     """
     wanted = recipe.training.sharding
-    if least.gpus == 1 or wanted == "none" or why_whole(recipe) is not None:
+    if least.gpus == 1 or wanted == "none" or (least.stack is None and why_whole(recipe) is not None):
         return False
     return wanted == "full" or not fits(least)
 
@@ -36,15 +37,26 @@ def split(question: MemoryQuestion, weights: list[Component]) -> list[Component]
     return [_part(question, part) for part in weights]
 
 
+def split_trained(question: MemoryQuestion, parts: list[Component]) -> list[Component]:
+    """Keep this process's part of what is trained: FSDP under transformers splits that too, lorafit only the base."""
+    if not (question.sharded and question.stack):
+        return parts
+    return [_divided(part, question.gpus) for part in parts]
+
+
+def _divided(part: Component, gpus: int, whole: int = 0) -> Component:
+    kept = ", scales whole" if whole else ""
+    size = whole + -(-(part.bytes - whole) // gpus)
+    return replace(part, bytes=size, formula=f"({part.formula}) / {gpus}{kept}")
+
+
 def _part(question: MemoryQuestion, part: Component) -> Component:
-    if "embedding" in part.name and question.shape.tied:
+    if "embedding" in part.name and question.shape.tied and not question.stack:
         return part
     whole = 0
     if part.name.startswith("linear") and isinstance(question.quantization, Bits4):
         whole = part.bytes - question.shape.linear_parameters // 2
-    size = whole + -(-(part.bytes - whole) // question.gpus)
-    kept = ", scales whole" if whole else ""
-    return replace(part, bytes=size, formula=f"({part.formula}) / {question.gpus}{kept}")
+    return _divided(part, question.gpus, whole)
 
 
 def gathered_layers(question: MemoryQuestion) -> list[Component]:
@@ -52,6 +64,8 @@ def gathered_layers(question: MemoryQuestion) -> list[Component]:
     if not question.sharded:
         return []
     count = GATHERED_BY_TRANSFORMERS if question.stack else GATHERED_LAYERS
+    if question.keeps_worked_layers:  # the worst moment is that of the first layer, with none to fetch after it
+        count = 1
     largest = max(_layer_bytes(question, layer) for layer in set(question.shape.layers))
     layers = Component("layers gathered from all processes", count * largest, f"{count} x {largest:,} bytes of a layer")
     return [layers, *(gathered_head(question) if question.stack else [])]
@@ -59,7 +73,7 @@ def gathered_layers(question: MemoryQuestion) -> list[Component]:
 
 def gathered_head(question: MemoryQuestion, copies: int = 1) -> list[Component]:
     """The head is whole while the loss is computed; FSDP1 gathers the embedding with it."""
-    if not question.sharded or question.shape.tied or question.classes:
+    if not question.sharded or question.classes or (question.shape.tied and not question.stack):
         return []
     shape, size = question.shape, question.embedding_bytes
     values = shape.vocab_size * shape.hidden_size

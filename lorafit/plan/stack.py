@@ -34,6 +34,8 @@ class Stack:
     loss: Loss = "full"
     cache: bool = False
     narrow_adapters: bool = False
+    keeps_packed_inputs: bool = False  # bitsandbytes before 0.43: outside autograd's sight, as MatMul4Bit did then
+    steps_in_backward: bool = False  # each weight is updated as its gradient comes, which none of them outlives
     keeps_outputs: bool = False  # a loop that holds the model's outputs through the backward, as the Trainer does not
 
     @property
@@ -69,6 +71,11 @@ class Stack:
         return self.version < (5,)
 
     @property
+    def reenters(self) -> bool:
+        """Recomputation is reentrant by default: a first forward without a graph, whose parts hold nothing."""
+        return self.version < (5,)
+
+    @property
     def stores_presents(self) -> bool:
         """A model that makes keys and values in one projection hands them on even where layers are recomputed.
 
@@ -87,6 +94,7 @@ HABITS: dict[str, Callable[[Stack], Stack]] = {
     "--no-amp": lambda stack: replace(stack, amp=False),
     "--use-cache": lambda stack: replace(stack, cache=True),
     "--narrow-adapters": lambda stack: replace(stack, narrow_adapters=True),
+    "--old-bitsandbytes": lambda stack: replace(stack, keeps_packed_inputs=True),
     "--fused-loss": lambda stack: replace(stack, loss="fused"),
 }
 NO_HABITS: Mapping[str, bool] = {}

@@ -112,6 +112,25 @@ def test_adapters_in_16_bits_take_half() -> None:
     assert half.phases["optimizer step"] < wide.phases["optimizer step"]
 
 
+def test_bitsandbytes_before_0_43_keeps_inputs_that_recomputation_cannot_drop() -> None:
+    asked = MemoryQuestion(shape_by_name("llama-3-8b").shape, Lora(), Nf4(), stack=Stack(loss="fused"))
+    old = replace(asked, stack=Stack(loss="fused", keeps_packed_inputs=True))
+    # inputs of q, k and v, of o, of gate and up, and of down: bytes of a token and layer
+    inputs = 2 * (4096 + 4096 + 4096 + 14_336) * asked.tokens
+    kept = estimate(old).peak_bytes - estimate(asked).peak_bytes
+    assert kept == pytest.approx(inputs * 32, rel=0.05)
+    before = Stack((4, 48), loss="fused")  # reentrant: the first forward has no graph to hold them
+    old, asked = (replace(asked, stack=replace(before, keeps_packed_inputs=keeps)) for keeps in (True, False))
+    assert estimate(old).peak_bytes - estimate(asked).peak_bytes <= inputs
+
+
+def test_an_update_within_the_backward_leaves_no_gradients() -> None:
+    asked = MemoryQuestion(shape_by_name("llama-3-8b").shape, Full(), Unquantized(), stack=Stack(amp=False))
+    within = replace(asked, stack=Stack(amp=False, steps_in_backward=True))
+    gradients = 2 * asked.total_parameters
+    assert estimate(asked).peak_bytes - estimate(within).peak_bytes == pytest.approx(gradients, rel=0.05)
+
+
 def test_a_fused_loss_holds_no_logits() -> None:
     asked = MemoryQuestion(shape_by_name("llama-3-8b").shape, Lora(), Nf4(), max_length=8192, stack=Stack())
     fused = replace(asked, stack=Stack(loss="fused"))

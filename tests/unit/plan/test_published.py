@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts.vram_published import PROGRAMS, by_rule, on_card, others, report, with_constant
+from scripts.vram_programs import PROGRAMS
+from scripts.vram_published import OFF, by_rule, on_card, others, report, with_constant
 
 SHARED = Path(os.environ.get("LORAFIT_SHARED", Path(__file__).parents[3].with_name("shared")))
 MEASURED = SHARED / "data/vram/measured.csv"
@@ -19,10 +20,20 @@ def rows() -> list[dict[str, str]]:
         return list(csv.DictReader(lines))
 
 
-def test_every_program_has_rows_and_a_reason(rows: list[dict[str, str]]) -> None:
+def test_what_is_far_off_has_a_checked_reason_or_is_called_unexplained(rows: list[dict[str, str]]) -> None:
     for program in PROGRAMS:
-        assert others(rows, program), program.name
-        assert program.why
+        found = others(rows, program)
+        assert found, program.name
+        for row in found:
+            assert bool(row.verdict) is (abs(row.error) > OFF)
+            assert ("unexplained" in row.verdict) is (abs(row.error) > OFF and abs(row.rest) > OFF)
+            assert abs(row.rest) <= max(abs(row.error), OFF)
+
+
+def test_every_reason_helps_somewhere(rows: list[dict[str, str]]) -> None:
+    for program in PROGRAMS:
+        told = "; ".join(row.verdict for row in others(rows, program))
+        assert all(reason.text in told for reason in program.reasons), program.name
 
 
 def test_one_constant_brings_most_of_an_environment_within_a_tenth(rows: list[dict[str, str]]) -> None:

@@ -11,7 +11,7 @@ from lorafit.plan.question import MemoryQuestion
 from lorafit.plan.shapes import shape_by_name
 from lorafit.plan.stack import Stack
 from lorafit.plan.vram import answer
-from lorafit.recipe.adapters import Dora, Lora
+from lorafit.recipe.adapters import Dora, Full, Lora
 from lorafit.recipe.quantization import Nf4, Unquantized
 
 OPTIONS: dict[str, Any] = {"rank": None, "target_modules": None, "max_length": None, "micro_batch_size": None}
@@ -50,19 +50,43 @@ def test_the_more_processes_the_less_each_holds_and_never_less_than_it_gathers()
     assert peaks[-1] > 2 * 128_256 * 8_192 * 2  # the head, and the buffer in which it arrives
 
 
-# GB, of each of two cards: foundation-model-stack/fms-acceleration, full shard, rank 16 on attention, rows of 4,096
-SEEN = [("ibm/PowerLM-3b", Unquantized(), 2, 10.322), ("ibm/PowerLM-3b", Unquantized(), 4, 16.82),
-        ("ibm/PowerLM-3b", Nf4(), 2, 7.827), ("ibm/PowerLM-3b", Nf4(), 4, 14.32)]  # fmt: skip
+# GB, of each of two cards: foundation-model-stack/fms-acceleration, full shard, rank 16 on attention, rows of 4,096;
+# transformers 4.48.1 (Mistral, Llama) and 4.45.2 (PowerLM)
+SEEN = [
+    ("mistral-7b-v0.1", "full", 2, 36.226), ("mistral-7b-v0.1", "full", 4, 36.226),
+    ("mistral-7b-v0.1", "lora", 2, 15.145), ("mistral-7b-v0.1", "lora", 4, 21.960),
+    ("mistral-7b-v0.1", "qlora", 2, 9.425), ("mistral-7b-v0.1", "qlora", 4, 15.970),
+    ("llama-2-70b", "qlora", 2, 46.685),
+    ("ibm/PowerLM-3b", "full", 2, 17.627), ("ibm/PowerLM-3b", "full", 4, 23.781),
+    ("ibm/PowerLM-3b", "lora", 2, 10.322), ("ibm/PowerLM-3b", "lora", 4, 16.820),
+    ("ibm/PowerLM-3b", "qlora", 2, 7.827), ("ibm/PowerLM-3b", "qlora", 4, 14.320),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(("model", "quantization", "rows", "gigabytes"), SEEN)
-def test_it_is_what_two_cards_have_shown(model: str, quantization: Any, rows: int, gigabytes: float) -> None:
+@pytest.mark.parametrize(("model", "method", "rows", "gigabytes"), SEEN)
+def test_it_is_what_two_cards_have_shown(model: str, method: str, rows: int, gigabytes: float) -> None:
     attention = Lora(rank=16, dropout=0.1, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"])
-    asked = ask(model, adapter=attention, quantization=quantization, max_length=4096, micro_batch_size=rows, gpus=2)
-    amp = not isinstance(quantization, Unquantized)
-    stack = Stack((4, 45, 2), amp=amp, kernel="flash_attention_2")
+    asked = ask(
+        model,
+        adapter=Full() if method == "full" else attention,
+        quantization=Nf4() if method == "qlora" else Unquantized(),
+        max_length=4096,
+        micro_batch_size=rows,
+        gpus=2,
+    )
+    version = (4, 45, 2) if "PowerLM" in model else (4, 48, 1)
+    stack = Stack(version, amp=method == "qlora", kernel="flash_attention_2")
     found = estimate(replace(asked, sharded=True, accumulation=False, stack=stack))
-    assert found.peak_bytes / 1e9 == pytest.approx(gigabytes, rel=0.01)
+    assert found.peak_bytes / 1e9 == pytest.approx(gigabytes, rel=0.005)
+
+
+def test_since_recomputation_is_not_reentrant_no_hook_holds_what_was_worked_on() -> None:
+    asked = ask("llama-2-70b", gpus=2, sharded=True, max_length=4096, micro_batch_size=2, accumulation=False)
+    old, new = (replace(asked, stack=Stack(version, kernel="flash_attention_2")) for version in ((4, 57), (5,)))
+    held = 2 * asked.tokens * asked.shape.hidden_size * (len(asked.shape.layers) - 2)
+    assert estimate(old).peak_bytes - estimate(new).peak_bytes > held / 2
+    whole = [replace(each, sharded=False) for each in (old, new)]
+    assert len({estimate(each).phases["backward of a layer"] for each in whole}) == 1
 
 
 def test_auto_splits_what_does_not_fit_whole() -> None:

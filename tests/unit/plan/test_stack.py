@@ -59,7 +59,7 @@ def test_it_is_what_a_trace_of_the_real_step_gives(asked: MemoryQuestion, gibiby
 def test_it_is_what_cards_have_shown() -> None:
     with MEASURED.open(encoding="utf-8", newline="") as lines:
         errors = [abs(each.error) for each in compared(list(csv.DictReader(lines)))]
-    assert len(errors) >= 17
+    assert len(errors) >= 35  # 17 on one card, 18 on two
     assert statistics.median(errors) <= 0.001
     assert max(errors) <= 0.005
 
@@ -97,7 +97,7 @@ def test_engines_as_people_type_them() -> None:
 def test_habits_of_transformers_are_of_transformers() -> None:
     every = dict.fromkeys(HABITS, True)
     found = find_stack("transformers", None, "sdpa", every)
-    assert found == Stack(amp=False, cache=True, narrow_adapters=True, loss="fused")
+    assert found == Stack(amp=False, cache=True, narrow_adapters=True, keeps_packed_inputs=True, loss="fused")
     assert find_stack("lorafit", None, "sdpa", dict.fromkeys(HABITS, False)) is None
     for flag in HABITS:
         with pytest.raises(RecipeError, match=f"{flag} .*transformers"):
