@@ -1,7 +1,8 @@
 """Causal attention inside each document of a flat row: no document sees another, no S x S mask exists."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
+from inspect import signature
 from typing import Any, cast
 
 import torch
@@ -172,7 +173,16 @@ def _varlen(
 ) -> torch.Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
-    q, k, v = (x[0].transpose(0, 1) for x in (query, *_repeated(query, key, value)))  # [S, heads, d]
+    shared = key.shape[1] < query.shape[1] and _varlen_takes_groups(varlen_attn)
+    key, value = (key, value) if shared else _repeated(query, key, value)
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # [S, heads, d]
     behind = -1 if window is None else window - 1
-    out = varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=scaling, window_size=(behind, 0))
+    attend = partial(varlen_attn, enable_gqa=True) if shared else varlen_attn
+    out = attend(q, k, v, bounds, bounds, longest, longest, scale=scaling, window_size=(behind, 0))
     return cast("torch.Tensor", out)[None]
+
+
+@cache
+def _varlen_takes_groups(kernel: Callable[..., object]) -> bool:
+    """FlashAttention knows grouped keys and values; torch before 2.12 did not let it have them."""
+    return "enable_gqa" in signature(kernel).parameters

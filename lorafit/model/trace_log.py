@@ -119,8 +119,9 @@ def kernel_scratch_bytes(operation: str, args: Any) -> int:
     """Bytes that a card's kernel takes within one operation, which a fake tensor does not show.
 
     bitsandbytes unpacks the whole weight for a long pass; FlashAttention-2 adds the gradient of the queries up in
-    float32, heads rounded up to 32, and keeps a sum of each score row; logsumexp writes out exp(x - max), and the
-    backward of softmax on a card gradient times output.
+    float32, heads rounded up to 32, keeps a sum of each score row, and makes the gradients of grouped keys and values
+    for every head of the queries first; logsumexp writes out exp(x - max), and the backward of softmax on a card
+    gradient times output.
     https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp
     https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/ReduceOps.cpp (logsumexp_out_impl)
     https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/cuda/SoftMax.cu (softmax_backward_cuda_out)
@@ -131,9 +132,10 @@ def kernel_scratch_bytes(operation: str, args: Any) -> int:
         scales = shape[0] * shape[1] // 64 * 4
         return int(shape[0] * shape[1] * x.element_size() + scales) if tokens > FUSED_4BIT_TOKENS else 0
     if "_varlen_attn_backward" in operation:
-        query = args[1]
+        query, key = args[1:3]
         padded = query.shape[0] + 128
-        return int(padded * query.shape[1] * (-(-query.shape[2] // 32) * 32 + 1) * 4)
+        grouped = 2 * query.numel() * query.element_size() if key.shape[1] < query.shape[1] else 0
+        return int(padded * query.shape[1] * (-(-query.shape[2] // 32) * 32 + 1) * 4) + grouped
     if "_scaled_dot_product_flash_attention_backward" in operation:
         rows, heads, tokens, width = args[1].shape
         return int(rows * (tokens + 128) * heads * (-(-width // 32) * 32 + 1) * 4)

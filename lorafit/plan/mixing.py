@@ -73,7 +73,7 @@ class Mixing(Operations):
         return out
 
     def flash(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Fused attention on keys and values repeated to all heads: keeps its inputs, output and log-sums."""
+        """Fused attention, which keeps its inputs, output and log-sums; where it must, on keys and values repeated."""
         scratch = [("query", FLOAT32), ("heads", FLOAT32)]
         keys, values = key, value
         if key.symbol == "key" and self.tape.widths["key"] < self.tape.widths["query"]:
@@ -94,7 +94,7 @@ class Mixing(Operations):
         """Values mixed by attention: by a kernel for all documents, or document by document."""
         query, key, value = (self.cast(x, self.size) for x in (query, key, value))
         explicit = self.setting.explicit_attention or attention.scores != "plain"
-        drops = attention.dropout and not self.setting.groups  # the kernel for all documents has none
+        drops = attention.dropout and self.setting.drops
         if not explicit and self.size != FLOAT32 and attention.kind != "latent" and not drops:
             mixed = self.flash(query, key, value)
             return self.tape.record("query", self.size, [mixed]) if attention.joined else mixed

@@ -28,8 +28,9 @@ class Setting:
     copies: bool = True  # of trained float32 weights in 16 bits
     norm_bytes: int = 2  # of a weight of the norms
     adapter_bytes: int = 4  # of an adapter's weight
-    groups: bool = False  # the kernel of attention takes grouped keys as they are
     keeps_packed_inputs: bool = False  # a 4-bit product keeps its input where checkpointing does not see it
+    groups: bool = False  # the kernel for all documents takes grouped keys as they are
+    drops: bool = True  # attention may have dropout, which that kernel has not
     fused: bool = False  # lorafit's own backward of adapters, norms and gated MLPs
 
 

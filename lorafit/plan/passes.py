@@ -140,6 +140,7 @@ def _setting(question: MemoryQuestion, *, packed: bool) -> Setting:
     kind: Literal["no", "4bit", "int8"] = "no"
     if packed and isinstance(question.quantization, Bits4 | Int8):
         kind = "4bit" if isinstance(question.quantization, Bits4) else "int8"
+    flash = question.stack is not None and question.stack.kernel == "flash_attention_2"
     return Setting(
         compute_bytes=question.compute_bytes,
         packed=kind,
@@ -151,7 +152,8 @@ def _setting(question: MemoryQuestion, *, packed: bool) -> Setting:
         norm_bytes=question.norm_bytes if question.stack else question.compute_bytes,
         adapter_bytes=question.trained_bytes,
         keeps_packed_inputs=question.stack is not None and question.stack.keeps_packed_inputs,
-        groups=question.stack is not None and question.stack.kernel == "flash_attention_2",
+        groups=question.stack is None or flash,
+        drops=not flash,
         fused=question.fused,
         explicit_attention=question.explicit_attention,
         documents=1 if question.stack else question.micro_batch_size,
