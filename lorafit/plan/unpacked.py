@@ -33,5 +33,5 @@ def why_packed(question: MemoryQuestion) -> str:
     if not question.fused:
         return "only lorafit's own LoRA linear computes the same from both"
     if quantization.compute_dtype not in ("auto", question.dtype):
-        return f"products are in {quantization.compute_dtype}"
+        return f"products are in {quantization.compute_dtype}, the model in {question.dtype}"
     return ""
