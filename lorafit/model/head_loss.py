@@ -54,15 +54,15 @@ class _HeadLoss(torch.autograd.Function):
         wanted = ctx.needs_input_grad[0]
         gradient = torch.empty_like(hidden) if wanted else None
         nats = torch.zeros((), device=hidden.device)
-        rows = max(1, CHUNK_LOGITS // weight.shape[0])
+        rows = max(1, min(len(targets), CHUNK_LOGITS // weight.shape[0]))
+        room = torch.empty(rows, weight.shape[0], device=hidden.device)
         with torch.autocast(hidden.device.type, enabled=False):
             for start in range(0, len(targets), rows):
                 part = slice(start, start + rows)
-                logits = nn.functional.linear(hidden[part], weight, bias).float()
+                logits = _logits(hidden[part], weight, bias, room)
                 nats += _nats(logits, targets[part])
                 if gradient is not None:
                     torch.mm(_logit_gradient(logits, targets[part]).to(weight.dtype), weight, out=gradient[part])
-                del logits  # before the next chunk's are made
         if gradient is not None:
             ctx.save_for_backward(gradient)
         return nats
@@ -73,9 +73,19 @@ class _HeadLoss(torch.autograd.Function):
         return gradient * received[0].to(gradient.dtype), None, None, None
 
 
+def _logits(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, room: torch.Tensor) -> torch.Tensor:
+    """Make float32 logits in the memory that all chunks share: on a CPU fresh pages cost as much as the numbers."""
+    logits = room[: len(hidden)]
+    if weight.dtype != torch.float32:
+        return logits.copy_(nn.functional.linear(hidden, weight, bias))
+    if bias is not None:
+        return torch.addmm(bias, hidden, weight.t(), out=logits)
+    return torch.mm(hidden, weight.t(), out=logits)
+
+
 def _nats(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Turn logits [T, vocab] into log-probabilities in place, and sum those of the targets."""
-    logits -= logits.logsumexp(dim=1, keepdim=True)
+    """Turn logits [T, vocab] into log-probabilities in place, row by row, and sum those of the targets."""
+    torch.log_softmax(logits, dim=1, out=logits)
     return -logits.gather(1, targets[:, None]).sum()
 
 

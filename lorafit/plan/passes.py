@@ -238,10 +238,11 @@ def _chunked_head(question: MemoryQuestion, stream_bytes: int) -> Component:
     if shape.layers[-1].norm == "layer" and question.autocast:  # which autocast leaves in float32
         states += FLOAT32
     normed = _norm_bytes(question, stream_bytes)
+    each = FLOAT32 + question.embedding_bytes % FLOAT32  # a head of 16 bits makes and takes them in 16 bits
     return Component(
         "logits of a chunk, states and their gradient",
-        rows * 2 * FLOAT32 * shape.vocab_size + (targets * states + question.tokens * normed) * shape.hidden_size,
-        f"{rows:,} targets x {2 * FLOAT32} x {shape.vocab_size:,} vocabulary"
+        rows * each * shape.vocab_size + (targets * states + question.tokens * normed) * shape.hidden_size,
+        f"{rows:,} targets x {each} x {shape.vocab_size:,} vocabulary"
         f" + ({targets:,} targets x {states} + {question.tokens:,} tokens x {normed}) x {shape.hidden_size:,} hidden",
         passing=True,
     )
