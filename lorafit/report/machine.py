@@ -182,21 +182,23 @@ def several_processes() -> Iterator[Finding]:
     yield Finding("processes", "NCCL (cards)", "on" if nccl else "off", "in torch" if nccl else "not in this build")
 
 
-def accelerators() -> Iterator[Finding]:
-    """Optional ones, by name: is it there, and is it used."""
-    yield _optional("flash-attn", "not needed: on a card torch's own variable-length kernel keeps documents apart")
-    yield _optional("liger-kernel", "this version has no use for it: the loss is chunked without it")
+def accelerators(attention: str = "flash_attention_2") -> Iterator[Finding]:
+    """Optional ones, by name: is it there, and is it used, where a recipe's `model.attention` is this."""
+    needless = "not needed: on a card torch's own variable-length kernel keeps documents apart"
+    yield _optional("flash-attn", needless, asked=attention == "flash_attention_2")
+    own = "loss, norms and gated MLPs have a backward of lorafit's own, which keeps less"
+    yield _optional("liger-kernel", f"no use for it: {own}", asked=False)
     compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     what = "this version does not use it" + ("" if compiler else "; there is no C++ compiler either")
     yield Finding("accelerators", "torch.compile", "off", what)
 
 
-def _optional(name: str, why_off: str) -> Finding:
+def _optional(name: str, why_off: str, *, asked: bool) -> Finding:
     try:
         version = metadata.version(name)
     except metadata.PackageNotFoundError:
         return Finding("accelerators", name, "off", f"not installed; {why_off}")
-    if name == "flash-attn":
+    if asked:
         return Finding("accelerators", name, "on", f"{version}, for model.attention: flash_attention_2")
     return Finding("accelerators", name, "off", f"{version} is installed; {why_off}")
 

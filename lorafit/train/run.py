@@ -27,6 +27,7 @@ from lorafit.recipe.optimizers import OPTIMIZERS
 from lorafit.recipe.resolved import recipe_hash
 from lorafit.recipe.schema import Recipe
 from lorafit.report.finding import as_lines
+from lorafit.report.machine import accelerators
 from lorafit.report.progress import reporting, say
 from lorafit.report.units import gibibytes, percent
 from lorafit.rundir.layout import RunFolder
@@ -80,7 +81,8 @@ def train(recipe: Recipe, folder: RunFolder, run: Run | None) -> dict[str, objec
                 record.write_json(folder.data_report, data.report.as_json())
             _describe(record, recipe, base, attached, loop.plan, sizes, classes)
             way = way_of(recipe, config, attached.model, ranks.device, base.dtype, sizes)
-            record.say("\n".join(["fast paths:", *as_lines(way.findings())]))
+            paths = [*way.findings(), *accelerators(recipe.model.attention)]
+            record.say("\n".join(["fast paths:", *as_lines(paths)]))
             with reporting(loop.plan.total_steps, course.resume(), speaks=ranks.is_first) as reporter, closing(loop):
                 course.run(reporter)
             commit = publish(record, recipe, attached, tokenizer, data, base_hash(identity))

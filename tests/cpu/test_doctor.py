@@ -3,6 +3,7 @@
 import json
 import socket
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -104,5 +105,15 @@ def test_a_run_begins_with_the_same_lines(tiny_model: Path, tmp_path: Path, caps
     said = capsys.readouterr().err
     paths = [f for f in diagnose(loaded).findings if f.part == "path" and f.name != "sizes"]
     assert paths
-    for finding in paths:
+    for finding in [*paths, *machine.accelerators("auto")]:
         assert finding.what in said
+
+
+@pytest.mark.parametrize(("attention", "status"), [("flash_attention_2", "on"), ("auto", "off")])
+def test_installed_accelerators_are_on_where_they_are_used(
+    attention: str, status: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metadata, "version", lambda _: "9.9")
+    found = list(machine.accelerators(attention))
+    assert (named(found, "flash-attn").status, named(found, "liger-kernel").status) == (status, "off")
+    assert all("9.9" in named(found, name).what for name in ("flash-attn", "liger-kernel"))
