@@ -13,7 +13,7 @@ from lorafit.errors import LorafitError, RecipeError
 from lorafit.model.quiet import quiet_libraries, without_torch
 from lorafit.report.output import emit, write_out, writing_out
 from lorafit.report.progress import say
-from lorafit.train.launch import is_first_process
+from lorafit.train.launcher import inside_launcher, is_first_process
 
 NOT_BUILT = {
     "init": "writing a recipe that fits",
@@ -64,9 +64,9 @@ def train(
         raise RecipeError("--resume continues a run and --fresh starts anew", fix="give one of them", code="E2-USAGE")
     loaded = load_recipe(recipe, overrides)
     mode: Literal["new", "resume", "fresh"] = "resume" if resume else "fresh" if fresh else "new"
-    from lorafit.train.launch import inside_launcher, launch
-
     if gpus > 1 and not inside_launcher() and not dry_run:
+        from lorafit.train.launch import launch
+
         raise typer.Exit(launch(sys.argv[1:], gpus))
     from lorafit.train.start import look_ahead, start
 

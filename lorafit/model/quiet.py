@@ -1,6 +1,5 @@
 """Leave the terminal to lorafit: what the libraries have to say, lorafit says itself, or it is not the user's."""
 
-import logging
 import os
 import sys
 import warnings
@@ -10,6 +9,8 @@ LIBRARIES = ("bitsandbytes", "transformers", "peft", "accelerate", "huggingface_
 
 def quiet_libraries() -> None:
     """Silence warnings, notices and progress bars of the libraries; call it before they are imported."""
+    import logging  # not needed by what starts fast
+
     os.environ["USE_HUB_KERNELS"] = "0"  # transformers would fetch kernels, which are code, from the hub
     # and would start a thread that asks the hub about every model it loads
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")

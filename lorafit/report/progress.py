@@ -7,10 +7,11 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from lorafit.report.units import duration, gibibytes
-from lorafit.rundir.step import StepRecord
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+
+    from lorafit.rundir.step import StepRecord
 
 PLAIN_LINES = 20  # about so many step lines in a log, whatever the length of the run
 
@@ -29,7 +30,7 @@ class StepLine:
         self.first_step = first_step
         self.timed_from: tuple[int, float] | None = None  # the first step is no measure: it warms up
 
-    def text(self, done: StepRecord) -> str:
+    def text(self, done: "StepRecord") -> str:
         """Put a step in words."""
         return (
             f"step {done.step:>{len(str(self.total_steps))}}/{self.total_steps}  loss {done.loss:.4f}  "
@@ -56,7 +57,7 @@ class Reporter:
         self.task = live.add_task("", total=line.total_steps, completed=line.first_step) if live else None
         self.every = max(1, line.total_steps // PLAIN_LINES)
 
-    def step(self, done: StepRecord) -> None:
+    def step(self, done: "StepRecord") -> None:
         """Show a finished step."""
         if self.live is not None and self.task is not None:
             self.live.update(self.task, completed=done.step, description=self.line.text(done))

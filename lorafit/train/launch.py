@@ -22,16 +22,6 @@ PR_SET_PDEATHSIG = 1
 Process = subprocess.Popen[bytes]
 
 
-def inside_launcher() -> bool:
-    """Say whether we, torchrun or `accelerate launch` started this process as one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
-def is_first_process() -> bool:
-    """Say whether this process is the one that speaks and writes."""
-    return not inside_launcher() or int(os.environ.get("RANK", "0")) == 0
-
-
 def launch(arguments: Sequence[str], count: int) -> int:
     """Run `lorafit ARGUMENTS` in `count` processes; give the exit code of the first that failed, or 0.
 

@@ -11,7 +11,7 @@ from lorafit.report.progress import say
 from lorafit.rundir.layout import RunFolder
 from lorafit.rundir.result import read_result
 from lorafit.rundir.state import Mode, Run, open_run
-from lorafit.train.launch import inside_launcher, is_first_process
+from lorafit.train.launcher import inside_launcher, is_first_process
 
 
 def start(loaded: LoadedRecipe, root: Path, mode: Mode) -> dict[str, object]:

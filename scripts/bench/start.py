@@ -3,7 +3,8 @@
     python -m scripts.bench.start [C6 C7] [--peers PYTHON] [--factory PYTHON] [--rounds N] [--json FILE]
 
 Every round runs each command once, so that a busy machine slows all of them alike; medians count, and stand beside a
-bare import in the same rounds. `--peers` is a Python with trl beside it, `--factory` one with llamafactory.
+bare import in the same rounds. A round before them does not count: it compiles to bytecode what is not compiled yet.
+`--peers` is a Python with trl beside it, `--factory` one with llamafactory.
 """
 
 import argparse
@@ -39,6 +40,7 @@ class Command:
         RuntimeError when it fails, or never says what it should.
         """
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "DISABLE_VERSION_CHECK": "1", "LORAFIT_CACHE": "off"}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed package starts from bytecode
         start = time.perf_counter()
         process = subprocess.Popen(
             self.words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
@@ -106,11 +108,11 @@ def first_step(folder: Path, peers: str | None) -> list[Command]:
 def measure(commands: list[Command], rounds: int) -> dict[str, tuple[float, float]]:
     """Give the median seconds of each command, by the clock and of the processor."""
     times: dict[str, list[tuple[float, float]]] = {command.name: [] for command in commands}
-    for _ in range(rounds):
+    for _ in range(1 + rounds):
         for command in commands:
             times[command.name].append(command.seconds())
     return {
-        name: (statistics.median(wall for wall, _ in found), statistics.median(cpu for _, cpu in found))
+        name: (statistics.median(wall for wall, _ in found[1:]), statistics.median(cpu for _, cpu in found[1:]))
         for name, found in times.items()
     }
 
