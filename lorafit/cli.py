@@ -157,6 +157,7 @@ def estimate_vram(
     """Say how much GPU memory training takes, by component, without a GPU and without weights."""
     from lorafit.data.class_count import read_recipe
     from lorafit.plan.vram import answer
+    from lorafit.rundir.measured import own_truths
 
     if picture and not exact:
         raise RecipeError("--picture draws what --exact traces", fix="give both", code="E2-USAGE")
@@ -181,6 +182,7 @@ def estimate_vram(
         classes=classes,
         sharding=sharding,
         overrides=overrides,
+        own_truths=own_truths(),
         habits={
             "--no-amp": no_amp,
             "--use-cache": use_cache,

@@ -180,8 +180,8 @@ def by_lengths() -> list[str]:
     lengths = [256 * draw.randint(1, 8) for _ in range(24)]
     one, many = over_lengths(QWEN_7B, question, lengths)
     return [
-        "Rows of many lengths are not the reason. The step of a Qwen-7B, replayed through torch's allocator at 24 "
-        f"random lengths up to 2,048, reserves {many / 1e9:.1f} GB, at 2,048 alone {one / 1e9:.1f}; measured: 29.8.",
+        "Rows of many lengths are no more than a part of it. The step of a Qwen-7B, replayed through torch's allocator "
+        f"at 24 random lengths up to 2,048 reserves {many / 1e9:.1f} GB, at 2,048 alone {one / 1e9:.1f}, of 29.8.",
         "",
     ]
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from itertools import accumulate
 
 from lorafit.plan import holdings
+from lorafit.plan.bands import band
 from lorafit.plan.load import Load
 from lorafit.plan.passes import Passes, head_backward, head_forward, play_passes, positions
 from lorafit.plan.question import Component, Estimate, MemoryQuestion
@@ -17,10 +18,6 @@ from lorafit.recipe.optimizers import OPTIMIZERS
 from lorafit.recipe.quantization import Unquantized
 
 __all__ = ["Component", "Estimate", "MemoryQuestion", "estimate", "largest_micro_batch"]
-
-# Of the peak. Beside traces of the real code on small models of a dozen families the estimate is 5 % too low to 2 % too
-# high; no card has been measured yet, and kernels' own workspaces come on top of a trace, so the band is wider above.
-BAND_BELOW, BAND_ABOVE = 0.06, 0.10
 
 WORKSPACE_BYTES = 8_519_680  # cuBLAS, per handle and stream (32 MiB on Hopper)
 CONTEXT_BYTES = 6 * 2**30 // 10  # CUDA context, modules, kernels: 0.3 to 2 GiB were seen; a machine's own is constant
@@ -46,10 +43,11 @@ def estimate(question: MemoryQuestion) -> Estimate:
     moments = {"loading": _loading(question, weights)} | _moments(question, held, trained)
     phase = max(moments, key=lambda name: _sum(moments[name]))
     peak = _sum(moments[phase])
+    low, high = band(question).around(peak)
     return Estimate(
         peak_bytes=peak,
-        low_bytes=round(peak * (1 - BAND_BELOW)),
-        high_bytes=round(peak * (1 + BAND_ABOVE)),
+        low_bytes=low,
+        high_bytes=high,
         peak_phase=phase,
         components=tuple(part for part in moments[phase] if part.bytes),
         phases={name: _sum(parts) for name, parts in moments.items()},

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from lorafit.errors import RecipeError
 from lorafit.plan.advice import Advice, advise, longest_row, most_rows
 from lorafit.plan.ask import ask, default_recipe, with_options
+from lorafit.plan.bands import band
 from lorafit.plan.cards import Card, find_card
 from lorafit.plan.find_shape import find_shape
 from lorafit.plan.memory import estimate
@@ -137,11 +138,13 @@ def answer(
     sharding: str | None = None,
     overrides: Sequence[str] = (),
     habits: Mapping[str, bool] = NO_HABITS,
+    own_truths: Sequence[float] = (),
 ) -> Answer:
     """Estimate for a recipe, or for a model's name; options take the place of the recipe's settings.
 
     `classes` are those of a classification head, 0 for a language model; `overrides` change the recipe that a name
-    stands for (one that was read has had its own); `habits` are those of a run of transformers, by their flags.
+    stands for (one that was read has had its own); `habits` are those of a run of transformers, by their flags;
+    `own_truths` are peaks that were measured here, as shares above or below their estimates.
 
     Raises:
         RecipeError: no model, or an unknown method, card or target module.
@@ -167,6 +170,9 @@ def answer(
     stack = find_stack(engine, upcast, "sdpa" if attention == "auto" else attention, habits)
     question = ask(asked, found.shape, gpus, card, stack, classes)
     result = estimate(question)
+    around = band(question).with_own(own_truths)
+    low, high = around.around(result.peak_bytes)
+    result = replace(result, low_bytes=low, high_bytes=high)
     return Answer(
         asked=name,
         model=found,
@@ -174,7 +180,7 @@ def answer(
         estimate=result,
         fit=_fit(question, result, card) if card else None,
         advice=advise(question),
-        assumptions=_assumptions(asked, question, card),
+        assumptions=[*_assumptions(asked, question, card), f"the band {around.said}"],
         work=work(question, card, tokens, price_per_hour),
         outside=outside(question, result, asked.training.keep_checkpoints),
         sweep=_swept(swept, question, card) if swept else None,

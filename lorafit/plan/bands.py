@@ -1,0 +1,70 @@
+"""How far the truth may lie from an estimate: what was observed, by how the estimate was made.
+
+`bands.json` is written by `scripts/vram_bands.py` and says what it was made of. A band has two parts: how far traces of
+the real step lay from the estimate, and how far cards lay from what a trace counts.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from lorafit.plan.question import MemoryQuestion
+from lorafit.recipe.quantization import Int8
+
+HOPPER_BYTES = 32 * 2**20 - 8_519_680  # its cuBLAS workspace is that much larger than the one that is counted
+
+
+@dataclass(frozen=True)
+class Band:
+    """Shares of the peak by which the truth may be below and above; `said` is where they come from."""
+
+    below: float
+    above: float
+    said: str
+
+    def with_own(self, truths: Sequence[float]) -> "Band":
+        """Widen it to what this machine's own runs measured, as shares above or below their estimates."""
+        if not truths:
+            return self
+        low, high = min(truths), max(truths)
+        said = f"{self.said}; your own {len(truths)} measured runs: {low:+.1%} to {high:+.1%}"
+        return Band(max(self.below, -low), max(self.above, high), said)
+
+    def around(self, peak_bytes: int) -> tuple[int, int]:
+        """Give the lowest and the highest truth to expect, in bytes."""
+        return round(peak_bytes * (1 - self.below)), round(peak_bytes * (1 + self.above)) + HOPPER_BYTES
+
+
+def mode(question: MemoryQuestion) -> str:
+    """Name the kind of question, as far as errors differ by it; one that was never observed is a kind of its own."""
+    if question.stack:
+        observed = question.stack.kernel == "flash_attention_2" and question.checkpointing and not question.classes
+        return "transformers" if observed else "unobserved"
+    if question.sharded or question.classes or question.offloaded or isinstance(question.quantization, Int8):
+        return "unobserved"
+    return "lorafit, experts" if question.shape.expert_parameters else "lorafit, dense"
+
+
+def band(question: MemoryQuestion) -> Band:
+    """Give the band that observed errors of this kind make."""
+    made = _bands()
+    kind = mode(question)
+    if kind == "unobserved":
+        below, above = made["unobserved"]
+        return Band(below, above, "is a guess: nothing of this kind was compared with a trace or a card")
+    found, cards = made["modes"][kind], made["cards"]
+    if kind == "transformers":
+        said = f"holds all of {found['count']} published runs"
+        return Band(found["below"], found["above"], said)
+    said = (
+        f"holds {made['share']:.0%} of {found['count']} traced steps, and what cards showed beyond traced transformers"
+    )
+    return Band(found["below"] + cards["below"], found["above"] + cards["above"], said)
+
+
+@cache
+def _bands() -> Any:
+    return json.loads(Path(__file__).with_name("bands.json").read_text(encoding="utf-8"))

@@ -1,0 +1,24 @@
+"""What the runs of this folder measured of their memory: how far their estimates were off on this machine."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from lorafit.rundir.layout import RunFolder
+
+RUNS = Path("runs")
+
+
+def own_truths(runs: Path = RUNS) -> list[float]:
+    """Give the measured peak of each run on a card, as a share above or below its estimate."""
+    return list(_truths(runs)) if runs.is_dir() else []
+
+
+def _truths(runs: Path) -> Iterator[float]:
+    for folder in sorted(runs.iterdir()):
+        try:
+            facts = json.loads(RunFolder(folder).memory_report.read_text(encoding="utf-8"))
+            difference = float(facts["difference"])
+        except (OSError, ValueError, TypeError, KeyError):
+            continue  # a run that was not compared with a card, or no run
+        yield 1 / (1 + difference) - 1

@@ -1,0 +1,88 @@
+"""Low and high bytes: they come of observed errors, and hold what they say they hold."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lorafit.plan.bands import HOPPER_BYTES, band, mode
+from lorafit.plan.memory import estimate
+from lorafit.plan.question import MemoryQuestion
+from lorafit.plan.shapes import shape_by_name
+from lorafit.plan.stack import Stack
+from lorafit.recipe.adapters import Lora
+from lorafit.recipe.quantization import Int8, Nf4
+from lorafit.rundir.layout import RunFolder
+from lorafit.rundir.measured import own_truths
+from scripts.vram_bands import SHARE, interval, truth
+
+ASKED = MemoryQuestion(shape_by_name("llama-3-8b").shape, Lora(), Nf4())
+
+
+@given(st.lists(st.floats(-0.2, 0.2), min_size=40, max_size=200))
+def test_an_interval_holds_its_share(truths: list[float]) -> None:
+    below, above = interval(truths, SHARE)
+    inside = sum(-below <= each <= above for each in truths)
+    assert inside >= SHARE * len(truths) - 1
+    assert below >= 0 <= above
+
+
+def test_few_are_held_all() -> None:
+    truths = [-0.03, 0.01, 0.02]
+    assert interval(truths, SHARE) == (0.03, 0.02)
+
+
+def test_a_truth_undoes_an_error() -> None:
+    estimated, true = 103, 100
+    assert estimated * (1 + truth(estimated / true - 1)) == pytest.approx(true)
+
+
+def test_the_table_is_what_errors_make() -> None:
+    made = json.loads((Path(__file__).parents[3] / "lorafit/plan/bands.json").read_text())
+    assert set(made["modes"]) == {"lorafit, dense", "lorafit, experts", "transformers"}
+    assert made["modes"]["lorafit, dense"]["count"] >= 250
+    for row in [*made["modes"].values(), made["cards"]]:
+        assert 0 <= row["below"] < 0.06
+        assert 0 <= row["above"] < 0.10
+
+
+def test_what_was_never_compared_has_the_widest_band() -> None:
+    unknown = [
+        replace(ASKED, quantization=Int8()),
+        replace(ASKED, gpus=2, sharded=True),
+        replace(ASKED, classes=3),
+        replace(ASKED, stack=Stack(kernel="eager")),
+    ]
+    widest = {mode(each) for each in unknown}
+    assert widest == {"unobserved"}
+    for known in (ASKED, replace(ASKED, stack=Stack(kernel="flash_attention_2"))):
+        assert mode(known) != "unobserved"
+        assert band(known).below < band(unknown[0]).below
+        assert band(known).above < band(unknown[0]).above
+
+
+def test_a_band_lies_around_the_peak() -> None:
+    found, asked = estimate(ASKED), band(ASKED)
+    assert (found.low_bytes, found.high_bytes) == asked.around(found.peak_bytes)
+    assert found.low_bytes <= found.peak_bytes < found.high_bytes
+    assert asked.around(0) == (0, HOPPER_BYTES)
+
+
+def test_own_runs_widen_it_and_never_narrow_it(tmp_path: Path) -> None:
+    for name, difference in (("a", 0.02), ("b", -0.05), ("c", None)):
+        report = RunFolder(tmp_path / name).memory_report
+        report.parent.mkdir(parents=True)
+        report.write_text(json.dumps({"difference": difference}))
+    (tmp_path / "no run").mkdir()
+    (tmp_path / "a file").write_text("")
+    truths = own_truths(tmp_path)
+    assert truths == [pytest.approx(1 / 1.02 - 1), pytest.approx(1 / 0.95 - 1)]
+    widened = band(ASKED).with_own(truths)
+    assert widened.above == pytest.approx(1 / 0.95 - 1)
+    assert widened.below == pytest.approx(1 - 1 / 1.02)
+    assert "your own 2 measured runs: -2.0% to +5.3%" in widened.said
+    assert band(ASKED).with_own([0.0]).below == band(ASKED).below
+    assert own_truths(tmp_path / "nowhere") == []
