@@ -1,6 +1,7 @@
 """Load a base model with its quantisation, ready to train or to answer."""
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +106,8 @@ def load_base(
     if sharded:
         from lorafit.model.sharding import shard  # its imports are for several processes only
 
-        shard(model, device, quantizing)
+        shard(model, device, quantizing, None if keeps_float32(model) else dtype)
+        model.config.dtype = dtype
     if isinstance(quantization, Bits4):
         _keep_weights_trainable_through(model)
     return Base(folder, model.eval(), device, dtype)
@@ -127,17 +129,34 @@ def read_weights(kind: Any, folder: Path, settings: Mapping[str, Any]) -> tuple[
 def read_mapped(kind: Any, folder: Path, settings: Mapping[str, Any]) -> tuple[PreTrainedModel, LoadingInfo]:
     """Load a model likewise, its weights mapped from the files: they take memory when they are used, and are shared.
 
-    transformers itself copies what it reads. A weight of another dtype than the wanted one is copied here too.
+    transformers itself copies what it reads. They keep the dtype they are stored in, for whoever moves them to bring
+    to the wanted one; but of an architecture that keeps some in float32 whatever is wanted, transformers copies all.
     """
+    tensors = _mapped(folder)
     config, others = AutoConfig.from_pretrained(
         folder, local_files_only=True, trust_remote_code=False, return_unused_kwargs=True, **settings
     )
     with torch.device("meta"):
         empty = kind.from_config(config, trust_remote_code=False)
+    if not keeps_float32(empty):
+        empty.config.dtype = _most_common_dtype(tensors)
     loaded: tuple[PreTrainedModel, LoadingInfo] = type(empty).from_pretrained(
-        None, config=empty.config, state_dict=_mapped(folder), output_loading_info=True, **others
+        None, config=empty.config, state_dict=tensors, output_loading_info=True, **others
     )
     return loaded
+
+
+def keeps_float32(model: Any) -> bool:
+    """Tell whether an architecture keeps some of its weights in float32, whatever dtype is wanted."""
+    return bool(model._keep_in_fp32_modules or model._keep_in_fp32_modules_strict)
+
+
+def _most_common_dtype(tensors: Mapping[str, torch.Tensor]) -> torch.dtype:
+    """Give the floating-point dtype that most bytes are in."""
+    sizes: Counter[torch.dtype] = Counter()
+    for tensor in tensors.values():
+        sizes[tensor.dtype] += tensor.nbytes if tensor.is_floating_point() else 0
+    return sizes.most_common(1)[0][0]
 
 
 def _mapped(folder: Path) -> dict[str, torch.Tensor]:

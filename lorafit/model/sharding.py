@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
 from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
@@ -21,12 +22,14 @@ from transformers.pytorch_utils import Conv1D
 from lorafit.errors import ModelError
 
 
-def shard(model: PreTrainedModel, device: torch.device, quantizing: BitsAndBytesConfig | None) -> None:
+def shard(
+    model: PreTrainedModel, device: torch.device, quantizing: BitsAndBytesConfig | None, dtype: torch.dtype | None
+) -> None:
     """Move a frozen model from host memory to the device, a layer at a time, and keep this process's part of each.
 
-    With `quantizing`, linear weights become 4 bits on the way. Decoder layers, the embedding and the head are split
-    each by itself. What stays whole: the norm behind the layers, a table that embedding and head share, a head that
-    will be trained. Raises ModelError when no decoder layers are found.
+    On the way weights become `dtype` (None: what they are), with `quantizing` those of linears 4 bits. Decoder layers,
+    the embedding and the head are split each by itself. What stays whole: the norm behind the layers, a table that
+    embedding and head share, a head that will be trained. Raises ModelError when no decoder layers are found.
     """
     stack = model.base_model
     table, head = cast("nn.Embedding", model.get_input_embeddings()), model.get_output_embeddings()
@@ -34,9 +37,13 @@ def shard(model: PreTrainedModel, device: torch.device, quantizing: BitsAndBytes
     quantized = _four_bit(model, quantizing) if quantizing else {}
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
     for layer in _decoder_layers(stack):
-        _fill([module for module in layer.modules() if module in quantized], quantized, device)
+        _fill([module for module in layer.modules() if module in quantized], quantized, device, dtype)
+        _bring(layer, device, dtype)
         fully_shard(layer, mesh=mesh)
-    _fill(list(quantized), quantized, device)
+    _fill(list(quantized), quantized, device, dtype)
+    for module in (stack, head):
+        if module is not None:
+            _bring(module, device, dtype)
     for module in () if tied else (table, head):
         if module is not None:
             fully_shard(module, mesh=mesh, reshard_after_forward=True)
@@ -87,7 +94,19 @@ def _four_bit(model: PreTrainedModel, quantizing: BitsAndBytesConfig) -> dict[nn
     return {after[name]: module for name, module in before.items() if after[name] is not module}
 
 
-def _fill(linears: list[nn.Module], sources: dict[nn.Module, nn.Module], device: torch.device) -> None:
+def _bring(module: nn.Module, device: torch.device, dtype: torch.dtype | None) -> None:
+    """Move to the device, in a dtype, what is neither packed nor split yet; buffers keep their precision."""
+    for parameter in module.parameters():
+        if parameter.is_floating_point() and not isinstance(parameter, DTensor):
+            parameter.data = parameter.data.to(device, dtype)
+
+
+def _fill(
+    linears: list[nn.Module],
+    sources: dict[nn.Module, nn.Module],
+    device: torch.device,
+    dtype: torch.dtype | None,
+) -> None:
     """Quantise on the device, a weight at a time; what it came from is let go of."""
     from bitsandbytes.nn import Params4bit
 
@@ -95,7 +114,7 @@ def _fill(linears: list[nn.Module], sources: dict[nn.Module, nn.Module], device:
         source = cast("Any", sources.pop(linear))
         weight = source.weight.data.T if isinstance(source, Conv1D) else source.weight.data
         empty = cast("Any", linear).weight
-        packed: Any = Params4bit(weight.to(device), requires_grad=False, **empty.__dict__)
+        packed: Any = Params4bit(weight.to(device, dtype), requires_grad=False, **empty.__dict__)
         linear.weight = packed.to(device)  # packs it
         linear.bias = source.bias
 

@@ -16,7 +16,7 @@ from lorafit.plan.question import BaseDtype, MemoryQuestion
 from lorafit.plan.recompute import with_least_recomputation
 from lorafit.plan.shards import is_split
 from lorafit.plan.stack import Stack
-from lorafit.plan.unpacked import with_most_unpacked
+from lorafit.plan.unpacked import ROOM_SHARE, with_most_unpacked
 from lorafit.recipe.adapters import Adapter, Dora, Full, Lora, TargetModules
 from lorafit.recipe.adapters.low_rank import LowRank
 from lorafit.recipe.quantization import Nf4, Quantization, Unquantized
@@ -167,7 +167,7 @@ def ask(
         most = largest_micro_batch(question, card.capacity_bytes, training.global_batch_size, gpus)
         per_process = -(-training.global_batch_size // gpus)
         question = replace(question, micro_batch_size=most, accumulation=most < per_process)
-    return with_most_unpacked(question, lambda asked: estimate(asked).on_card_bytes <= capacity)
+    return with_most_unpacked(question, lambda asked: estimate(asked).on_card_bytes <= ROOM_SHARE * capacity)
 
 
 def _dtype(recipe: Recipe, card: Card | None) -> BaseDtype:

@@ -7,6 +7,8 @@ from dataclasses import replace
 from lorafit.plan.question import MemoryQuestion
 from lorafit.recipe.quantization import Bits4
 
+ROOM_SHARE = 0.8  # of what a step may use: a few per cent of time are not worth a device that is full to the brim
+
 
 def with_most_unpacked(question: MemoryQuestion, fits: Callable[[MemoryQuestion], bool]) -> MemoryQuestion:
     """Keep the largest number of layers unpacked that fits, the first ones: those are recomputed, and read once more.

@@ -12,7 +12,7 @@ from lorafit.plan.question import BaseDtype, Estimate, MemoryQuestion
 from lorafit.plan.recompute import with_least_recomputation
 from lorafit.plan.shapes import shape_from_config
 from lorafit.plan.shards import is_split
-from lorafit.plan.unpacked import with_most_unpacked
+from lorafit.plan.unpacked import ROOM_SHARE, with_most_unpacked
 from lorafit.recipe.schema import Recipe
 
 USABLE_SHARE = 0.85  # of what is free: the estimate is honest to about a tenth
@@ -75,7 +75,7 @@ def choose_sizes(
     if training.micro_batch_size == "auto":
         rows = largest_micro_batch(question, usable, training.global_batch_size, world_size)
         question = replace(question, micro_batch_size=rows)
-    question = with_most_unpacked(question, lambda asked: estimate(asked).peak_bytes <= usable)
+    question = with_most_unpacked(question, lambda asked: estimate(asked).peak_bytes <= ROOM_SHARE * usable)
     found = estimate(question)
     return Sizes(
         micro_batch_size=question.micro_batch_size,

@@ -138,8 +138,9 @@ def test_auto_splits_what_does_not_fit(
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="asks Linux what lies where")
-def test_weights_are_mapped_from_their_file(tiny_model: Path) -> None:
-    settings = {"dtype": torch.float32, "device_map": {"": torch.device("cpu")}}
+@pytest.mark.parametrize("wanted", [torch.float32, torch.bfloat16])
+def test_weights_are_mapped_from_their_file(tiny_model: Path, wanted: torch.dtype) -> None:
+    settings = {"dtype": wanted, "device_map": {"": torch.device("cpu")}}
     model, found = read_mapped(AutoModelForCausalLM, tiny_model, settings)
     assert not found["missing_keys"]
     lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if ".safetensors" in line]
