@@ -30,6 +30,10 @@ class Packs:
         """Count the tokens of some packs."""
         return int(rows.lengths[self.rows_of(packs)].sum())
 
+    def tokens_of_each(self, rows: TokenRows) -> NDArray[np.int64]:
+        """Count the tokens of every pack, [packs]."""
+        return np.add.reduceat(rows.lengths[self.rows].astype(np.int64), self.starts[:-1])
+
     def target_tokens(self, rows: TokenRows, packs: NDArray[np.int64]) -> int:
         """Count the tokens of some packs that the loss counts."""
         return int(rows.row_targets[self.rows_of(packs)].sum())

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from lorafit.model.trained import Trained
 from lorafit.plan.plan import Plan
 from lorafit.plan.schedule import learning_rate_at
 from lorafit.recipe.schema import Recipe
+from lorafit.train.dealing import share
 from lorafit.train.optimizer import set_learning_rate, update
 from lorafit.train.prefetch import Place, Prefetch
 from lorafit.train.ranks import Ranks
@@ -124,7 +126,7 @@ class Loop:
     def accumulate(self, step: int, targets: int) -> torch.Tensor:
         """Add up the gradient over this process's share of a step; give the nats of that share, [1]."""
         total = torch.zeros(1, device=self.ranks.device)
-        for index, (_, counts) in enumerate(self.passes(self._window(step))):
+        for index, (_, counts) in enumerate(self.passes(self._window(step), self.dealt_by)):
             torch.manual_seed(micro_batch_seed(self.recipe.seed, step, index, self.ranks.rank))
             batch = self.batches.take((step, index))
             with self.precision:
@@ -147,11 +149,21 @@ class Loop:
         with torch.set_grad_enabled(self.model.training), self.precision:
             return summed_loss(self.model, to_device(flat_batch(rows, packs, chosen), self.ranks.device))
 
-    def passes(self, window: NDArray[np.int64]) -> list[Pass]:
-        """Cut this process's share of a window into passes; in step, what others have more goes by without counting."""
-        size, mine = self.micro_batch_size, share(window, self.ranks.rank, self.ranks.count)
+    @cached_property
+    def dealt_by(self) -> NDArray[np.int64] | None:
+        """Tokens of every training pack, by which they are dealt to processes; None where packs are all but full."""
+        uneven = self.ranks.count > 1 and not self.recipe.data.packing
+        return self.packs.tokens_of_each(self.rows) if uneven else None
+
+    def passes(self, window: NDArray[np.int64], tokens: NDArray[np.int64] | None = None) -> list[Pass]:
+        """Cut this process's share of a window into passes; in step, what others have more goes by without counting.
+
+        `tokens` are those of every pack there is, where packs are to be dealt by them.
+        """
+        ranks, size = self.ranks, self.micro_batch_size
+        mine = share(window, ranks.rank, ranks.count, None if tokens is None else tokens[window])
         passes = [(mine[start : start + size], 1.0) for start in range(0, len(mine), size)]
-        most = -(-len(share(window, 0, self.ranks.count)) // size)
+        most = -(-len(share(window, 0, ranks.count)) // size)
         spare = most - len(passes) if self.in_step else 0
         return passes + [(window[:1], 0.0)] * spare
 
@@ -164,17 +176,12 @@ class Loop:
         """Give the micro-batches of the run from one on."""
         first, skipped = place
         for step in range(first, self.plan.total_steps):
-            for index, (packs, _) in enumerate(self.passes(self._window(step))):
+            for index, (packs, _) in enumerate(self.passes(self._window(step), self.dealt_by)):
                 if step > first or index >= skipped:
                     yield (step, index), packs
 
     def _make(self, packs: NDArray[np.int64]) -> DeviceBatch:
         return to_device(flat_batch(self.rows, self.packs, packs), self.ranks.device)
-
-
-def share(window: NDArray[np.int64], rank: int, count: int) -> NDArray[np.int64]:
-    """Give a process its contiguous part of the global batch; parts differ by one row at most."""
-    return np.array_split(window, count)[rank]
 
 
 def micro_batch_seed(seed: int, step: int, index: int, rank: int) -> int:

@@ -22,6 +22,7 @@ from lorafit.train.loop import Loop
 from lorafit.train.record import Record
 
 EVENT = "rehearsal"
+WINDOWS_LOOKED_AT = 1000  # those whose longest rows are the longest
 
 
 def rehearse(loop: Loop, data: PreparedData, record: Record, step: int) -> None:
@@ -101,7 +102,7 @@ def _pass(loop: Loop, data: PreparedData, longest: NDArray[np.int64]) -> torch.T
 def _evaluate(loop: Loop, rows: TokenRows, packs: Packs) -> None:
     loop.model.eval()
     try:
-        longest = np.argsort(-_pack_tokens(rows, packs), kind="stable")[: loop.micro_batch_size]
+        longest = np.argsort(-packs.tokens_of_each(rows), kind="stable")[: loop.micro_batch_size]
         loop.forward(rows, packs, longest)
     finally:
         loop.model.train()
@@ -112,7 +113,9 @@ def longest_pass(loop: Loop, rows: TokenRows, packs: Packs) -> NDArray[np.int64]
     size = min(loop.plan.global_batch_size, loop.plan.total_packs)
     steps = loop.plan.total_packs // size
     windows: NDArray[np.int64] = packs_at(range(steps * size), loop.recipe.seed, loop.plan.packs).reshape(steps, size)
-    tokens = _pack_tokens(rows, packs)[windows]
+    if loop.dealt_by is not None:
+        return _longest_dealt(loop, windows, loop.dealt_by)
+    tokens = packs.tokens_of_each(rows)[windows]
     passes = [columns for columns, _ in loop.passes(np.arange(size))] or [np.arange(1)]
     sums = np.stack([tokens[:, columns].sum(axis=1) for columns in passes])
     place, step = np.unravel_index(sums.argmax(), sums.shape)
@@ -120,9 +123,16 @@ def longest_pass(loop: Loop, rows: TokenRows, packs: Packs) -> NDArray[np.int64]
     return longest
 
 
-def _pack_tokens(rows: TokenRows, packs: Packs) -> NDArray[np.int64]:
-    """Count the tokens of each pack."""
-    return np.add.reduceat(rows.lengths[packs.rows].astype(np.int64), packs.starts[:-1])
+def _longest_dealt(loop: Loop, windows: NDArray[np.int64], tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Find it where packs are dealt by their tokens: among the windows that may have the longest, and not in all."""
+    most = -np.sort(-tokens[windows], axis=1)[:, : loop.micro_batch_size].sum(axis=1)  # of a pass, at the utmost
+    longest = windows[0, :1]
+    for step in np.argsort(-most, kind="stable")[:WINDOWS_LOOKED_AT]:
+        if most[step] <= tokens[longest].sum():
+            break
+        passes = [chosen for chosen, _ in loop.passes(windows[step], tokens)]
+        longest = max([longest, *passes], key=lambda chosen: int(tokens[chosen].sum()))
+    return longest
 
 
 def _what_else_lives(loop: Loop) -> list[torch.Tensor]:

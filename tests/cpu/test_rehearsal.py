@@ -3,7 +3,8 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from lorafit.rundir import disk
 from lorafit.rundir.layout import RunFolder
 from lorafit.train import course
 from lorafit.train import loop as module
+from lorafit.train.ranks import Ranks
 from lorafit.train.rehearsal import longest_pass
 from lorafit.train.start import start
 
@@ -59,6 +61,18 @@ def test_the_longest_pass_is_the_longest_of_the_run(tiny_model: Path) -> None:
     ]
     longest = max(every, key=lambda each: each[1])
     assert np.array_equal(longest_pass(loop, rows, loop.packs), longest[0])
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_longest_of_several_processes_is_that_of_rows_as_they_are_dealt(tiny_model: Path, rank: int) -> None:
+    rows = ragged_rows(29)
+    loop = make_loop(tiny_model, rows, one_row_packs(rows), micro=3)
+    loop.recipe = loop.recipe.model_copy(update={"data": loop.recipe.data.model_copy(update={"packing": False})})
+    loop.ranks = cast("Ranks", SimpleNamespace(count=2, rank=rank))
+    assert loop.dealt_by is not None
+    every = [packs for step in range(20) for packs, _ in loop.passes(loop._window(step), loop.dealt_by)]
+    most = max(loop.packs.tokens(rows, packs) for packs in every)
+    assert loop.packs.tokens(rows, longest_pass(loop, rows, loop.packs)) == most
 
 
 def test_a_rehearsal_is_not_repeated_on_the_same_machine(tiny_model: Path, tmp_path: Path) -> None:
