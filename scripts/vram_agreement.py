@@ -147,10 +147,11 @@ def table(found: list[Agreement], seed: int) -> str:
     )
 
 
-NOTES = """Of lorafit's own engine, with full rows of equal length. Not traced, and so not in the table: int8 bases;
-Falcon and StableLM, whose code in transformers does not go through its table of attention kernels; classifiers; plain
-transformers (`--engine`), whose padding masks and attention this trace does not have (it is compared with published
-runs by `scripts/vram_accuracy.py`). The target is 500: the script goes on from where it stopped.
+NOTES = """Of lorafit's own engine, with full rows of equal length: no row of its is padded. Seeds from 1000 on draw
+what the others leave out: classifiers, int8, dropout of the model's own, layers of which some are recomputed, shared
+experts, windows in float32, few targets, float16, rows of which a quarter predicts. Not traced, and so not in the
+tables: Falcon and StableLM, whose code in transformers does not go through its table of attention kernels, so that a
+run refuses them too; plain transformers (`--engine`), which `scripts/vram_accuracy.py` sets beside published runs.
 """
 
 

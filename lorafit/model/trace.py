@@ -119,7 +119,9 @@ class _Tracer:
             states = [self.optimizer.state.get(parameter, {}) for parameter in held]
             held += [x for state in states for x in state.values() if isinstance(x, torch.Tensor)]
             scales = [scale for parameter in held for scale in _scales(getattr(parameter, "quant_state", None))]
-            for number in self.log.numbers([*held, *scales]):
+            int8: list[Any] = [module for module in layer.modules() if hasattr(module, "state")]
+            rows = [module.state.SCB for module in int8]
+            for number in self.log.numbers([*held, *scales, *rows]):
                 found.setdefault(number, set()).add(index)
         return {number: layers.pop() for number, layers in found.items() if len(layers) == 1}
 
@@ -199,15 +201,16 @@ def _scales(state: Any) -> list[torch.Tensor]:
 
 
 def _batch(question: MemoryQuestion) -> DeviceBatch:
-    """Full rows, each one document, every position predicting."""
+    """Full rows, each one document: every position predicts, or the document does."""
     tokens, rows = question.tokens, question.micro_batch_size
+    predicting = rows if question.classes else question.target_tokens
     return DeviceBatch(
         input_ids=torch.zeros(1, tokens, dtype=torch.long),
         position_ids=torch.zeros(1, tokens, dtype=torch.long),
         boundaries=torch.zeros(rows + 1, dtype=torch.int32),
         lengths=_lengths(question),
-        predicting=torch.zeros(question.target_tokens, dtype=torch.long),
-        targets=torch.zeros(question.target_tokens, dtype=torch.long),
+        predicting=torch.zeros(predicting, dtype=torch.long),
+        targets=torch.zeros(predicting, dtype=torch.long),
     )
 
 

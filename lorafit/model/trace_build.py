@@ -1,35 +1,36 @@
 """The real model, quantised and adapted as for a run, on fake tensors: no weights, no memory, no card."""
 
 from collections.abc import Mapping
-from functools import cache
 from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.pytorch_utils import Conv1D
 
 from lorafit.errors import ModelError, first_line
-from lorafit.model.adapt import Attached, attach, linear_names
+from lorafit.model.adapt import Attached, attach
 from lorafit.model.attention import EXPLICIT, FUSED, register
+from lorafit.model.classify import HEAD
 from lorafit.model.fast_linear import take_fast_linears
-from lorafit.model.memory import decoder_layers, recompute_activations
+from lorafit.model.memory import recompute_activations
+from lorafit.model.trace_packed import pack
 from lorafit.plan.question import MemoryQuestion
-from lorafit.recipe.quantization import Bits4, Unquantized
+from lorafit.recipe.quantization import Unquantized
 
 
 def build_fake(question: MemoryQuestion, config: Mapping[str, object], layers: int) -> Attached:
     """Build the model with so many layers, inside a FakeTensorMode. ModelError where transformers has no class."""
     dtype = torch.float32 if question.is_full else getattr(torch, question.dtype)
     try:
-        model = cast("PreTrainedModel", AutoModelForCausalLM.from_config(shortened(config, layers), dtype=dtype))
+        build: Any = AutoModelForSequenceClassification if question.classes else AutoModelForCausalLM
+        model = cast("PreTrainedModel", build.from_config(shortened(config, layers), dtype=dtype))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _no_class(config, error) from None
-    if isinstance(question.quantization, Bits4):
-        _pack(model, question)
-    elif not isinstance(question.quantization, Unquantized):
-        raise ModelError("--exact does not trace int8 yet", fix="quantization.kind: nf4, or none", code="E4-TRACE")
+    if not isinstance(question.quantization, Unquantized):
+        pack(model, question)
+    if question.classes:  # which a run draws anew, in float32
+        setattr(model, HEAD, nn.Linear(question.shape.hidden_size, question.classes, bias=False))
     model.requires_grad_(False)
     register()
     model.set_attn_implementation(EXPLICIT if question.explicit_attention else FUSED)
@@ -58,73 +59,6 @@ def shortened(config: Mapping[str, object], layers: int) -> PretrainedConfig:
         inner.pop(key, None)
     made: PretrainedConfig = CONFIG_MAPPING[kind](**inner)
     return made
-
-
-def _pack(model: PreTrainedModel, question: MemoryQuestion) -> None:
-    """Put bitsandbytes' layers in place of every linear that loading would quantise, but for those kept unpacked."""
-    quantization = cast("Bits4", question.quantization)
-    wanted = quantization.compute_dtype
-    compute = getattr(torch, question.dtype if wanted == "auto" else wanted)
-    kept = {module for layer in decoder_layers(model)[: question.unpacked_layers] for module in layer.modules()}
-    for name in linear_names(model):
-        if model.get_submodule(name) in kept:
-            continue
-        parent, _, leaf = name.rpartition(".")
-        packed = _packed_class()(model.get_submodule(name), quantization, compute)
-        setattr(model.get_submodule(parent), leaf, packed)
-    model.is_loaded_in_4bit = True  # type: ignore[assignment]
-    model.is_quantized = True  # type: ignore[assignment]
-
-
-@cache
-def _packed_class() -> type[nn.Module]:
-    """Make bitsandbytes' layer without its Params4bit, which cannot hold a fake tensor."""
-    from bitsandbytes.autograd._functions import matmul_4bit
-    from bitsandbytes.nn import Linear4bit
-
-    class Packed(Linear4bit):
-        def __init__(self, linear: nn.Linear | Conv1D, quantization: Bits4, compute: torch.dtype) -> None:
-            nn.Module.__init__(self)
-            weight = linear.weight.t() if isinstance(linear, Conv1D) else linear.weight
-            self.out_features, self.in_features = weight.shape
-            self.compute_dtype, self.compute_type_is_set = compute, True
-            self.weight, self.quant_state = _packed_weight(weight, quantization)
-            self.bias = linear.bias
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            bias: Any = self.bias
-            bias = None if bias is None else bias.to(self.compute_dtype)
-            state: Any = self.quant_state
-            out: torch.Tensor = matmul_4bit(x.to(self.compute_dtype), self.weight, bias=bias, quant_state=state)
-            return out.to(x.dtype)
-
-    return Packed
-
-
-def _packed_weight(unpacked: torch.Tensor, quantization: Bits4) -> tuple[nn.Parameter, Any]:
-    """Half a byte a value, a scale for each 64, and under double quantisation scales of scales for each 256."""
-    from bitsandbytes.functional import QuantState
-
-    values = unpacked.numel()
-    blocks = -(-values // 64)
-    double = quantization.double_quant
-    state2 = QuantState(
-        absmax=torch.empty(-(-blocks // 256)), code=torch.empty(256), blocksize=256, dtype=torch.float32
-    )
-    state = QuantState(
-        absmax=torch.empty(blocks, dtype=torch.uint8 if double else torch.float32),
-        shape=torch.Size(unpacked.shape),
-        dtype=unpacked.dtype,
-        blocksize=64,
-        code=torch.empty(16),
-        quant_type=quantization.kind,
-        offset=torch.empty(()) if double else None,
-        state2=state2 if double else None,
-    )
-    weight: Any = nn.Parameter(torch.empty((values + 1) // 2, 1, dtype=torch.uint8), requires_grad=False)
-    weight.quant_state, weight.compress_statistics = state, double
-    weight.quant_type, weight.blocksize = quantization.kind, 64
-    return weight, state
 
 
 def _no_class(config: Mapping[str, object], error: BaseException) -> ModelError:

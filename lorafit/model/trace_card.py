@@ -161,9 +161,13 @@ def card_semantics(lengths: tuple[int, ...]) -> Iterator[None]:
 
 def _unpacked(module: nn.Module) -> torch.Tensor:
     """Unpack a layer's weight as PEFT asks for it, which tells a packed one by a class that no fake tensor has."""
-    from bitsandbytes.functional import dequantize_4bit
+    from bitsandbytes.functional import dequantize_4bit, int8_vectorwise_dequant
 
     weight: Any = module.weight
-    state = getattr(weight, "quant_state", None)
-    unpacked: torch.Tensor = weight if state is None else dequantize_4bit(weight.data, state)
+    state, rows = getattr(weight, "quant_state", None), getattr(module, "state", None)
+    unpacked: torch.Tensor = weight
+    if state is not None:
+        unpacked = dequantize_4bit(weight.data, state)
+    elif rows is not None:
+        unpacked = int8_vectorwise_dequant(weight.data, cast("Any", rows).SCB)
     return unpacked

@@ -131,6 +131,8 @@ def kernel_scratch_bytes(operation: str, args: Any) -> int:
         tokens = x.numel() // x.shape[-1]
         scales = shape[0] * shape[1] // 64 * 4
         return int(shape[0] * shape[1] * x.element_size() + scales) if tokens > FUSED_4BIT_TOKENS else 0
+    if "int8_scaled_mm" in operation:  # sums are whole numbers first
+        return int(args[0].shape[0] * args[1].shape[0] * 4)
     if "_varlen_attn_backward" in operation:
         query, key = args[1:3]
         padded = query.shape[0] + 128

@@ -3,14 +3,15 @@
 from functools import partial
 
 from lorafit.plan.layers import Attention, Layer, NormKind
-from lorafit.plan.operations import FLOAT32, Operations
+from lorafit.plan.operations import FLOAT32
+from lorafit.plan.products import Products
 from lorafit.plan.tape import CONSTANT, Tensor
 from lorafit.plan.windows import mask_cells
 
 DISTANCE_BYTES = 8 + 3  # of a cell of a mask in the making: an int64 distance, and what is asked of it
 
 
-class Mixing(Operations):
+class Mixing(Products):
     """Attention as transformers lays it out and lorafit's kernels compute it."""
 
     def attention(self, layer: Layer, x: Tensor) -> Tensor:

@@ -99,13 +99,14 @@ def _play(
         recomputed=again,
     )
     sent = stream if again and question.offloaded else 0
+    working, forward = _load(memory.backward, width_of), _load(memory.forward, width_of)
     if again:
         waiting = _load(Form({"hidden": _inputs(question, stream, first=first) - sent}), width_of)
         if not (question.stack and question.stack.reenters):
-            waiting += _load(memory.pinned, width_of)
+            pinned = _load(memory.pinned, width_of)
+            waiting, working = waiting + pinned, working + pinned
     else:
         waiting = _load(memory.kept, width_of)
-    working, forward = _load(memory.backward, width_of), _load(memory.forward, width_of)
     cached = _load(_cached(question, layer, again=again), width_of)
     away, trained = _load(Form({"hidden": sent}), width_of), _trained(question, layer, adapted)
     return LayerLoad(waiting, working, forward, cached, away, trained), memory.output_bytes

@@ -7,7 +7,7 @@ from unittest.mock import patch
 
 import torch
 
-from lorafit.errors import RecipeError, StorageError
+from lorafit.errors import StorageError
 from lorafit.model.trace_depth import exact
 from lorafit.model.trained import Trained
 from lorafit.plan.picture import draw
@@ -23,10 +23,8 @@ from lorafit.train.optimizer import build_optimizer
 def with_trace(answer: Answer, picture: Path | None = None) -> Answer:
     """Add the exact peak to an answer, and draw the step into a file.
 
-    ModelError where the model cannot be built, RecipeError for a classifier, StorageError where nothing can be written.
+    ModelError where the model cannot be built, StorageError where nothing can be written.
     """
-    if answer.question.classes:
-        raise RecipeError("--exact traces language models, no classifiers yet", fix="leave it out", code="E2-NOT-BUILT")
     found = exact(answer.question, answer.model.config, fake_optimizer)
     if picture:
         _write(picture, draw(found.recording, f"{answer.asked}, {answer.question.method}: allocated over a step"))

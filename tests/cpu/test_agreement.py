@@ -3,28 +3,34 @@
 import pytest
 
 from scripts.spread import Spread
-from scripts.vram_agreement import agreement, explain
-from scripts.vram_draw import drawn
+from scripts.vram_agreement import Agreement, agreement, explain
+from scripts.vram_draw import FIRST_OTHER, drawn
 
-EVERY_DAY = (0, 2, 3, 12, 14)
-SEED = 11
+SEED = 7
+OTHER = FIRST_OTHER + SEED  # what the first draw leaves out: classifiers, int8, dropout of the model's own, ...
+EVERY_DAY = [(SEED, index) for index in range(6)] + [(OTHER, index) for index in range(4)]  # as drawn, none picked
 
 
-@pytest.mark.parametrize("index", EVERY_DAY)
-def test_the_estimate_agrees_with_the_trace(index: int) -> None:
+@pytest.mark.parametrize(("seed", "index"), EVERY_DAY)
+def test_the_estimate_agrees_with_the_trace(seed: int, index: int) -> None:
     """A library that makes one copy more turns this red; the message has both answers by component and moment."""
-    found = agreement(SEED, index)
+    found = agreement(seed, index)
     assert not found.refused
-    assert abs(found.error) <= 0.03, explain(drawn(SEED, index))
+    assert abs(found.error) <= 0.02, explain(drawn(seed, index))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
-def test_hundreds_agree() -> None:
-    found = [agreement(SEED, index) for index in range(200)]
-    spread = Spread.of(each.error for each in found if not each.refused)
-    assert spread.median <= 0.01
-    assert spread.high <= 0.03, max(found, key=lambda each: abs(each.error))
-    good = [each for each in found if not each.refused]
-    held = [each.estimate.low_bytes <= each.exact_bytes <= each.estimate.high_bytes for each in good]
-    assert sum(held) >= 0.93 * len(held)  # the bands say 95 %, and were made of another seed
+@pytest.mark.parametrize(("seed", "count"), [(SEED, 200), (OTHER, 60)])
+def test_hundreds_agree(seed: int, count: int) -> None:
+    found = [each for index in range(count) if not (each := agreement(seed, index)).refused]
+    assert len(found) >= 0.95 * count
+    spread = Spread.of(each.error for each in found)
+    assert spread.median <= 0.01, _worst(found)
+    assert spread.high <= 0.03, _worst(found)
+    held = [each.estimate.low_bytes <= each.exact_bytes <= each.estimate.high_bytes for each in found]
+    assert sum(held) >= 0.93 * len(held)  # the bands say 95 %
+
+
+def _worst(found: list[Agreement]) -> str:
+    return "\n".join(explain(each.drawn) for each in sorted(found, key=lambda each: -abs(each.error))[:3])

@@ -20,7 +20,7 @@ from lorafit.plan.shapes import shape_from_config
 from lorafit.plan.unroll import training
 from lorafit.plan.vram import answer
 from lorafit.recipe.adapters import Dora, Full, Lora
-from lorafit.recipe.quantization import Nf4, Unquantized
+from lorafit.recipe.quantization import Int8, Nf4, Unquantized
 from lorafit.train.trace import fake_optimizer, with_trace
 
 CONFIG: dict[str, Any] = {
@@ -42,6 +42,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "full, activations kept": {"adapter": Full(), "checkpointing": False},
     "two rows, dropout, all logits": {"adapter": Lora(dropout=0.1), "micro_batch_size": 2},
     "dropout, recomputed": {"adapter": Lora(dropout=0.05), "accumulation": False},
+    "five layers of six recomputed": {"recomputed_layers": 5},
+    "int8": {"quantization": Int8()},
+    "int8, dora": {"quantization": Int8(), "adapter": Dora()},
     "attention of a few layers": {"adapter": Lora(target_modules={"regex": r".*layers\.[13]\.self_attn\.q_proj"})},
 }
 
@@ -63,6 +66,8 @@ SLOW = (
     "qdora",
     "two rows, dropout, all logits",
     "attention of a few layers",
+    "five layers of six recomputed",
+    "int8, dora",
 )
 EVERY_SETTING = [
     pytest.param(settings, id=name, marks=[pytest.mark.slow] if name in SLOW else [])
@@ -121,6 +126,14 @@ def test_layers_that_differ_are_traced_one_and_all() -> None:
 def test_the_estimate_agrees(settings: dict[str, Any]) -> None:
     question = ask(**settings)
     assert estimate(question).peak_bytes == pytest.approx(traced(question).peak_bytes, rel=0.03)
+
+
+@pytest.mark.parametrize("adapter", [Lora(), Full()], ids=["lora", "full"])
+def test_a_classifier_is_traced_with_its_head(adapter: Lora | Full) -> None:
+    question = ask(classes=3, adapter=adapter)
+    found = traced(question)
+    assert estimate(question).peak_bytes == pytest.approx(found.peak_bytes, rel=0.01)
+    assert found.peak_bytes < traced(replace(question, classes=0)).peak_bytes  # logits of documents are nothing
 
 
 GPT2: dict[str, Any] = {
