@@ -114,7 +114,8 @@ def _mlp(module: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 def _gated(activation: nn.Module, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-    return cast("torch.Tensor", activation(gate) * up)
+    active: torch.Tensor = activation(gate)
+    return active.mul_(up)
 
 
 class _Gated(torch.autograd.Function):
@@ -131,6 +132,5 @@ class _Gated(torch.autograd.Function):
         with torch.enable_grad():
             leaf = gate.detach().requires_grad_()
             active = ctx.activation(leaf)
-        of_up = received * active.detach()
         (of_gate,) = torch.autograd.grad(active, leaf, received * up)
-        return of_gate, of_up, None
+        return of_gate, active.detach().mul_(received), None

@@ -88,10 +88,7 @@ class Operations:
     def lean_product(self, gate: Tensor, up: Tensor) -> Tensor:
         """act(gate) * up, lorafit's: keeps both and neither the activation nor, for its reader, the product."""
         size, both = gate.bytes_each, (gate, up)
-        active = self.tape.temporary(gate.symbol, size)
-        scratch = [(gate.symbol, 2 * size)]
-        out = self.tape.record(gate.symbol, size, both, saved=both, scratch=scratch, saves_late=True)
-        del active
+        out = self.tape.record(gate.symbol, size, both, saved=both, scratch=[(gate.symbol, size)], saves_late=True)
         out.remake = Remake(both)
         return out
 
