@@ -36,11 +36,11 @@ def default_recipe(model: str, method: str | None, overrides: Sequence[str] = ()
     `plain`: as the Trainer of transformers has it, AdamW and a step after every pass. Raises RecipeError.
     """
     lean = not plain and method is not None and method.startswith("q")
-    recipe = Recipe(
+    recipe = Recipe.model_construct(  # nothing here but the path needs a check, and validators take a while to make
         version=1,
         model=ModelSpec(path=model),
         quantization=Nf4(keep_unpacked="none") if lean else Unquantized(),
-        data=DataSpec(train=[Source(path="rows")]),
+        data=DataSpec.model_construct(train=[Source.model_construct(path="rows")]),
         training=TrainingSpec(
             micro_batch_size=1,
             gradient_checkpointing="full",

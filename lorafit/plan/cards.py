@@ -15,7 +15,7 @@ USABLE_SHARE = 0.98
 LARGEST_GB = 1024
 _CAPACITY = re.compile(r"(\d+(?:\.\d+)?)\s*(?:gb|gib|g)?")
 _SOLD_AS = re.compile(r"[-_\s]*(\d+)\s*gb$")
-_MAKERS = re.compile(r"\b(nvidia|amd|geforce|tesla|quadro|instinct)\b")
+_MAKERS = re.compile(r"\b(nvidia|amd|geforce|tesla|quadro|instinct|sxm\d?|pcie)\b")
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ def _beginnings(words: list[str]) -> set[str]:
 
 def _unknown(name: str) -> ModelError:
     known = {"-".join(entry.words): entry.hub_id for entry in entries()}
-    near = get_close_matches("-".join(_words(name)), known, n=3, cutoff=0.5)
+    near = get_close_matches("-".join(_words(name)), known, n=3, cutoff=0.6)
     ask = f"did you mean {' or '.join(known[each] for each in near)}? " if near else ""
     return ModelError(
         f"{name!r}: no such folder, and no model of this name in the catalogue",

@@ -9,11 +9,14 @@ from lorafit import assets
 from lorafit.errors import ModelError
 from lorafit.plan.shapes import NamedShape, shape_by_name, shape_from_config
 
+HUB_SECONDS = 5  # to wait for an answer
 
-def find_shape(text: str, revision: str | None = None) -> NamedShape:
+
+def find_shape(text: str, revision: str | None = None, *, online: bool = False) -> NamedShape:
     """Find the shape of `builtin:tiny`, a folder, a `config.json`, a hub id, a usual name or a size.
 
-    Nothing is downloaded. Raises ModelError when it is none of these, or its config.json cannot be read.
+    Nothing is downloaded, but `online` the config.json of a hub id that is not known here. Raises ModelError when it is
+    none of these, or its config.json cannot be read.
     """
     path = assets.folder(text) or Path(text).expanduser()
     if path.is_dir():
@@ -28,7 +31,27 @@ def find_shape(text: str, revision: str | None = None) -> NamedShape:
             code="E4-MODEL-PATH",
         )
     cached = _cached_config(text, revision)
-    return _from_file(cached, text) if cached else shape_by_name(text)
+    if cached:
+        return _from_file(cached, text)
+    try:
+        return shape_by_name(text)
+    except ModelError:
+        fetched = _fetched_config(text, revision) if online and text.count("/") == 1 else None
+        if fetched is None:
+            raise
+    return _from_file(fetched, text)
+
+
+def _fetched_config(hub_id: str, revision: str | None) -> Path | None:
+    """Download config.json into the hub's cache; None where the hub cannot be reached, or does not give it."""
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        return None
+    import huggingface_hub  # only here: it takes a while to load
+
+    try:
+        return Path(huggingface_hub.hf_hub_download(hub_id, "config.json", revision=revision, etag_timeout=HUB_SECONDS))
+    except Exception:  # noqa: BLE001  # the hub's client and the network each fail in their own way
+        return None
 
 
 def _from_file(path: Path, name: str) -> NamedShape:

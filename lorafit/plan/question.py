@@ -191,10 +191,14 @@ class MemoryQuestion:
         """The linears that carry an adapter. Raises RecipeError when the recipe's targets match nothing."""
         if isinstance(self.adapter, Full):
             return []
-        linears = {linear.name: linear for linear in self.shape.linears()}
         older = self.stack is not None and self.stack.version < (5,)  # experts were linears like others
         kind = None if older else self.shape.model_type
-        return [linears[name] for name in match_targets(self.adapter.target_modules, list(linears), kind)]
+        known = self.shape.matches  # the same for every length, rank and batch that is asked about
+        key = (repr(self.adapter.target_modules), kind)
+        if key not in known:
+            linears = {linear.name: linear for linear in self.shape.linears()}
+            known[key] = [linears[name] for name in match_targets(self.adapter.target_modules, list(linears), kind)]
+        return known[key]
 
 
 @dataclass(frozen=True)

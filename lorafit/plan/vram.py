@@ -165,7 +165,7 @@ def answer(
         sharding=sharding,
     )
     name = model or base.model.path
-    found = find_shape(name, None if model else base.model.revision)
+    found = find_shape(name, None if model else base.model.revision, online=True)
     attention = asked.model.attention
     stack = find_stack(engine, upcast, "sdpa" if attention == "auto" else attention, habits)
     question = ask(asked, found.shape, gpus, card, stack, classes)

@@ -7,7 +7,7 @@ from unittest.mock import patch
 
 import torch
 
-from lorafit.errors import StorageError
+from lorafit.errors import RecipeError, StorageError
 from lorafit.model.trace_depth import exact
 from lorafit.model.trained import Trained
 from lorafit.plan.picture import draw
@@ -23,8 +23,13 @@ from lorafit.train.optimizer import build_optimizer
 def with_trace(answer: Answer, picture: Path | None = None) -> Answer:
     """Add the exact peak to an answer, and draw the step into a file.
 
-    ModelError where the model cannot be built, StorageError where nothing can be written.
+    ModelError where the model cannot be built, RecipeError for a split base, StorageError where nothing can be written.
     """
+    if answer.question.sharded:
+        raise RecipeError(
+            "--exact traces a process that holds the whole base, and this one would be split over the GPUs",
+            fix="leave out --exact, or ask with --sharding none", code="E2-NOT-BUILT",
+        )  # fmt: skip
     found = exact(answer.question, answer.model.config, fake_optimizer)
     if picture:
         _write(picture, draw(found.recording, f"{answer.asked}, {answer.question.method}: allocated over a step"))

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from lorafit.errors import ModelError
+from lorafit.errors import ModelError, RecipeError
 from lorafit.model.trace_depth import exact
 from lorafit.plan.allocator import MIB, replay
 from lorafit.plan.exact import Exact
@@ -172,3 +172,10 @@ def test_a_model_that_transformers_does_not_have() -> None:
     config = CONFIG | {"model_type": "qwen"}
     with pytest.raises(ModelError, match="cannot build 'qwen'"):
         traced(ask(), config)
+
+
+def test_a_split_base_is_refused_and_says_what_to_do() -> None:
+    asked = {"rank": None, "target_modules": None, "max_length": 512, "micro_batch_size": 1, "gpu": None}
+    split = answer(None, model="builtin:tiny", method="lora", gpus=2, sharding="full", **asked)  # type: ignore[arg-type]
+    with pytest.raises(RecipeError, match="--sharding none"):
+        with_trace(split)

@@ -1,4 +1,4 @@
-"""Every command of the page on claims runs, and prints what the page says it prints, to within a twentieth."""
+"""Every command of the page on claims runs, and prints what the page says it prints, to within a hundredth."""
 
 import re
 import shlex
@@ -53,5 +53,5 @@ def _are_near(expected: list[float], found: list[float]) -> bool:
     exact = [number for number in expected if number >= 1000]
     loose = [number for number in expected if number < 1000]
     return all(number in found for number in exact) and all(
-        any(each == pytest.approx(number, rel=0.05) for each in found) for number in loose
+        any(each == pytest.approx(number, rel=0.01) for each in found) for number in loose
     )

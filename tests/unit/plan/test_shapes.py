@@ -216,6 +216,32 @@ def test_a_hub_id_in_the_cache_comes_before_the_catalogue(tmp_path: Path, monkey
     assert len(find_shape("meta-llama/Meta-Llama-3-8B", "def").shape.layers) == 5
 
 
+def test_a_hub_id_that_nobody_here_knows_is_asked_for_online_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA | {"num_hidden_layers": 7}))
+    asked: list[str] = []
+
+    def download(hub_id: str, name: str, **_: object) -> str:
+        asked.append(f"{hub_id}/{name}")
+        if hub_id == "someone/away":
+            raise OSError
+        return str(tmp_path / name)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    for online, offline in ((False, "0"), (True, "1")):
+        monkeypatch.setenv("HF_HUB_OFFLINE", offline)
+        with pytest.raises(ModelError, match="no model of this name"):
+            find_shape("someone/new", online=online)
+    assert not asked
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    assert len(find_shape("someone/new", online=True).shape.layers) == 7
+    with pytest.raises(ModelError, match="no model of this name"):
+        find_shape("someone/away", online=True)
+    assert find_shape("8b", online=True).taken_as == "meta-llama/Meta-Llama-3-8B"
+    assert asked == ["someone/new/config.json", "someone/away/config.json"]
+
+
 @pytest.mark.parametrize(
     ("content", "message"), [("{", "cannot be read"), ("[]", "no JSON object"), (None, "holds no config.json")]
 )

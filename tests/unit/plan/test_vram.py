@@ -185,6 +185,8 @@ def test_tight_lies_between_fits_and_does_not_fit() -> None:
         ("a100", "a100-40gb"),
         ("A100 80GB", "a100-80gb"),
         ("h100-80gb", "h100"),
+        ("H100 SXM5", "h100"),
+        ("NVIDIA A100-PCIE-40GB", "a100-40gb"),
         ("Tesla T4", "t4"),
         ("a10g", "a10g"),
         ("a6000", "rtx-a6000"),
