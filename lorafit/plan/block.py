@@ -53,6 +53,7 @@ def play_layer(
     del output
     if recomputed:
         tape.stop_at_last_save()
+        player.outlasting.clear()  # the graph of a recomputation is gone with it
     else:
         tape.begin_anew()
     del waiting

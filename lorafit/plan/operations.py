@@ -39,7 +39,7 @@ class Operations:
         self.tape, self.setting, self.adapted = tape, setting, adapted
         self.size = setting.compute_bytes
         self._pinned: dict[int, tuple[str, int]] = {}
-        self._outlasting: list[Tensor] = []  # what lives until the whole graph is gone
+        self.outlasting: list[Tensor] = []  # what lives until the whole graph is gone
 
     def pinned_form(self) -> Form:
         """Give what recomputation cannot drop: tensors kept outside autograd's sight."""

@@ -51,7 +51,7 @@ class Products(Operations):
         self._pin(x)
         meanwhile = self.int8_sums(x, symbol)
         scratch = [(CONSTANT, linear.weights * x.bytes_each)]
-        out = self.tape.record(symbol, x.bytes_each, [x], saved=[x], scratch=scratch)
+        out = self.tape.record(symbol, x.bytes_each, [x], scratch=scratch)
         del meanwhile
         return out
 
@@ -105,7 +105,7 @@ class Products(Operations):
     def _pin(self, x: Tensor) -> None:
         if x.needs_grad:
             self._pinned[x.edge] = (x.symbol, x.bytes_each)
-            self._outlasting += [] if self.tape.recomputed else [x]
+            self.outlasting.append(x)
 
     def trained_product(self, x: Tensor, symbol: str, values: int) -> Tensor:
         """A product with a trained weight: keeps its input, and autocast's copy of the weight."""
