@@ -13,8 +13,9 @@ import json
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from lorafit.plan.exact import Exact
 from lorafit.plan.memory import Estimate, estimate
 from lorafit.train.trace import fake_optimizer
 from scripts.spread import Spread, relative_error
-from scripts.vram_draw import Drawn, drawn
+from scripts.vram_draw import FIRST_OTHER, Drawn, drawn
 
 MIB = 2**20
 WORST = 25
@@ -122,29 +123,61 @@ def summary(found: list[Agreement]) -> str:
     return "\n".join([*map(str, worst), *refused, str(Spread.of(each.error for each in good))])
 
 
-def table(found: list[Agreement], seed: int) -> str:
-    """Errors by family and method, as Markdown; then each of the worst, and what could not be traced."""
+def table(draws: dict[int, list[Agreement]], versions: dict[str, str]) -> str:
+    """Of each seed: errors by family and method, and by what sets a model apart; the worst; what was not traced."""
+    told = ", ".join(f"{name} {version}" for name, version in versions.items())
+    parts = ["# The estimate beside the traced step", "", f"`python scripts/vram_agreement.py`, with {told}.", ""]
+    for seed, found in draws.items():
+        parts += _section(seed, found)
+    return "\n".join([*parts, NOTES])
+
+
+def _section(seed: int, found: list[Agreement]) -> Iterator[str]:
     good = [each for each in found if not each.refused]
-    refused = [each for each in found if each.refused]
-    return "\n".join(
-        [
-            "# The estimate beside the traced step",
-            "",
-            f"`python scripts/vram_agreement.py`, seed {seed}, {len(good)} random models and settings traced of "
-            f"{len(found)} drawn: errors of the analytic peak as shares of the traced one.",
-            "",
-            "| family | method | n | median % | 95th percentile % | worst % |",
-            "|---|---|---|---|---|---|",
-            *(_line(name, spread) for name, spread in _spreads(good)),
-            "",
-            "The worst:",
-            "",
-            *(f"- {100 * each.error:+.2f} %: {each.drawn.setting}" for each in _worst(good)[:10]),
-            *(f"- not traced: {each.drawn.setting}: {each.refused}" for each in refused),
-            "",
-            NOTES,
-        ]
-    )
+    yield f"## Seed {seed}\n"
+    yield f"{len(good)} random models and settings traced of {len(found)} drawn, none picked and none left out: errors"
+    yield "of the analytic peak as shares of the traced one.\n"
+    yield "| which | method | n | median % | 95th percentile % | worst % |\n|---|---|---|---|---|---|"
+    for names in ((_family, _method), (_trait, _all)):
+        yield from (_line(name, spread) for name, spread in _spreads(good, *names))
+    yield "\nThe worst:\n"
+    yield from (f"- {100 * each.error:+.2f} %: {each.drawn.setting}" for each in _worst(good)[:10])
+    yield from (f"- not traced: {each.drawn.setting}: {each.refused}" for each in found if each.refused)
+    yield ""
+
+
+def _family(each: Agreement) -> list[str]:
+    return ["all", each.drawn.family]
+
+
+def _method(each: Agreement) -> list[str]:
+    return ["all", each.drawn.question.method]
+
+
+def _all(each: Agreement) -> list[str]:
+    del each
+    return ["all"]
+
+
+def _trait(each: Agreement) -> list[str]:
+    """What the issue asks about one by one."""
+    asked, config = each.drawn.question, each.drawn.config
+    shape, adapter = asked.shape, asked.adapter
+    keys, heads = config["num_key_value_heads"], config["num_attention_heads"]
+    traits = {
+        f"{len(shape.layers)} layers": len(shape.layers) in (2, 80),
+        "experts": any(layer.mlp.experts for layer in shape.layers),
+        "tied": shape.tied,
+        "one key head": keys == 1,
+        "grouped keys": 1 < keys < heads,
+        "dropout": getattr(adapter, "dropout", 0) > 0,
+        "eager attention": asked.explicit_attention,
+        "recomputed": asked.checkpointing,
+        "kept": not asked.checkpointing,
+        f"in {asked.dtype}": True,
+        each.drawn.kind.partition(":")[0]: bool(each.drawn.kind),
+    }
+    return [name for name, has in traits.items() if has]
 
 
 NOTES = """Of lorafit's own engine, with full rows of equal length: no row of its is padded. Seeds from 1000 on draw
@@ -159,13 +192,13 @@ def _worst(found: list[Agreement]) -> list[Agreement]:
     return sorted(found, key=lambda each: -abs(each.error))
 
 
-def _spreads(found: list[Agreement]) -> Iterator[tuple[tuple[str, str], Spread]]:
+def _spreads(
+    found: list[Agreement], which: Callable[[Agreement], list[str]], method: Callable[[Agreement], list[str]]
+) -> Iterator[tuple[tuple[str, str], Spread]]:
     groups: dict[tuple[str, str], list[float]] = defaultdict(list)
     for each in found:
-        groups[each.drawn.family, each.drawn.question.method].append(each.error)
-        groups[each.drawn.family, "all"].append(each.error)
-        groups["all", each.drawn.question.method].append(each.error)
-        groups["all", "all"].append(each.error)
+        for name in product(which(each), method(each)):
+            groups[name].append(each.error)
     for name in sorted(groups):
         yield name, Spread.of(groups[name])
 
@@ -251,7 +284,9 @@ def main() -> None:
     found = list(compared(asked.results, asked.seed))
     print(summary(found))
     if asked.table:
-        asked.table.write_text(table(found, asked.seed), encoding="utf-8")
+        draws = {seed: list(compared(asked.results, seed)) for seed in (asked.seed, FIRST_OTHER + asked.seed)}
+        versions = next(iter(read(asked.results, asked.seed).values()))["versions"]
+        asked.table.write_text(table(draws, versions), encoding="utf-8")
 
 
 if __name__ == "__main__":

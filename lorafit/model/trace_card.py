@@ -47,6 +47,8 @@ class AsOnCard(TorchFunctionMode):
         named = kwargs or {}
         if func is functional.dropout:
             return _fused_dropout(*args, **named)
+        if func is torch.dropout:
+            return _fused_dropout(args[0], args[1], named["train"])
         if func is torch._grouped_mm and args[0].dtype is not torch.bfloat16:
             return _GroupedProduct.apply(args[0], args[1], named["offs"])  # type: ignore[no-untyped-call]
         if func in FLOAT32_FUNCTIONS and _autocasts():

@@ -176,6 +176,9 @@ class Mixing(Products):
         shares = self.tape.record(CONSTANT, count * FLOAT32, [masked], scratch=scratch, saves_output=True)
         if self.size != FLOAT32:
             shares = self.tape.record(CONSTANT, count * self.size, [shares])
+        if attention.dropout:
+            mask = self.tape.temporary(CONSTANT, count)
+            shares = self.tape.record(CONSTANT, count * self.size, [shares], saved=[mask])
         del visible
         return shares, masked
 
