@@ -36,10 +36,12 @@ def play_layer(
     input_bytes: int,
     lowest: bool,
     recomputed: bool,
+    reenters: bool = False,
 ) -> LayerMemory:
     """Play forward and backward; `lowest` marks the layer whose input wants no gradient.
 
-    A recomputed layer plays its forward beside the gradients that are there by then.
+    A recomputed layer plays its forward beside the gradients that are there by then. Of one that `reenters` the frame
+    holds the output all through its backward (torch's CheckpointFunction.backward).
     """
     tape.recomputed = recomputed
     player = _Player(tape, setting, adapted)
@@ -50,6 +52,7 @@ def play_layer(
     checkpoint = hidden if recomputed else None
     del hidden
     forward, kept, edge, size = tape.peak_form(), tape.live_form(without=output), output.edge, output.bytes_each
+    held = output if recomputed and reenters else None
     del output
     if recomputed:
         tape.stop_at_last_save()
@@ -58,7 +61,7 @@ def play_layer(
         tape.begin_anew()
     del waiting
     tape.backward(edge, tape.temporary("hidden", size))
-    del checkpoint
+    del checkpoint, held
     return LayerMemory(forward, tape.peak_form(), kept, player.pinned_form(), size)
 
 

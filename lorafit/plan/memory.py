@@ -133,11 +133,11 @@ def _worst_layer(question: MemoryQuestion, played: Passes, trained: int) -> list
 
 def _all_worked(question: MemoryQuestion, played: Passes, gradients: int) -> list[Component]:
     tokens, count = question.tokens, len(played.layers)
-    first, inputs = played.layers[0].working, played.waiting(count)
+    first, inputs = played.layers[0].working, played.waiting(count - 1)  # its own is in its working
     later = played.waiting(count - 2)  # that of the second is what the first layer begins with
     return [
         Component("gradients", gradients, f"{gradients:,} bytes"),
-        _kept(question, inputs, count),
+        _kept(question, inputs, count - 1),
         Component("gradients of those, held by hooks", later.total(tokens), later.formula(tokens)),
         Component("layer 0, recomputed and in its backward", first.total(tokens), first.formula(tokens), passing=True),
     ]

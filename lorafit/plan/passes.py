@@ -97,6 +97,7 @@ def _play(
         input_bytes=stream,
         lowest=first and not again,
         recomputed=again,
+        reenters=question.stack is not None and question.stack.reenters,
     )
     sent = stream if again and question.offloaded else 0
     working, forward = _load(memory.backward, width_of), _load(memory.forward, width_of)

@@ -22,6 +22,10 @@ MIXTRAL = {
     "num_hidden_layers": 4, "num_attention_heads": 32, "num_key_value_heads": 8, "num_local_experts": 8,
     "num_experts_per_tok": 2,
 }  # fmt: skip
+WIDE = {
+    "model_type": "llama", "vocab_size": 1024, "hidden_size": 8192, "intermediate_size": 28_672, "num_hidden_layers": 6,
+    "num_attention_heads": 64, "num_key_value_heads": 8,
+}  # fmt: skip
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 SPARSE = ["w1", "w2", "w3", "q_proj"]
 
@@ -54,6 +58,8 @@ OLD = [
     (question(MIXTRAL, "qlora", 4, ATTENTION, upcast="norms"), 13.8613),
     (question(MIXTRAL, "lora", 2, ATTENTION, amp=False), 16.3051),
     (question(MIXTRAL, "lora", 2, SPARSE, amp=False, checkpointing=False), 32.7255),
+    (question(WIDE, "qlora", 2, ATTENTION), 8.2933),  # reentrant; 8.1591 where it is not
+    (question(WIDE, "lora", 2, ATTENTION, amp=False), 16.4488),
 ]
 
 
