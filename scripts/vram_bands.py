@@ -1,10 +1,11 @@
 """Make the bands of `estimate-vram` out of observed errors: `lorafit/plan/bands.json`.
 
-    python -m scripts.vram_bands --results AGREEMENT.jsonl --measured MEASURED.csv [--seed 7]
+    python -m scripts.vram_bands [--results AGREEMENT.jsonl] --measured MEASURED.csv [--seed 7]
 
 AGREEMENT.jsonl holds traces of the real step for random questions (`scripts/vram_agreement.py`), MEASURED.csv published
 runs of plain transformers (`scripts/vram_accuracy.py`). A band by traces holds SHARE of them, with the correction for
-their number (order statistic of n + 1); that of published runs holds all, for they are few. How far cards lay from what
+their number (order statistic of n + 1); that of published runs holds all, for they are few. Without new traces those of
+before stay, for a trace is of the engine of its day. How far cards lay from what
 a trace counts is read from the runs on one card, whose estimate equals their trace.
 """
 
@@ -13,7 +14,7 @@ import csv
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +51,9 @@ def by_mode(found: Iterable[Agreement]) -> dict[str, list[float]]:
     return modes
 
 
-def bands(found: Iterable[Agreement], runs: Sequence[Compared]) -> dict[str, Any]:
-    """Make the table."""
-    modes = {name: _row(truths, SHARE) for name, truths in sorted(by_mode(found).items())}
+def bands(known: Mapping[str, Any], found: Iterable[Agreement], runs: Sequence[Compared]) -> dict[str, Any]:
+    """Make the table; `known` are the modes that it had."""
+    modes = {**known, **{name: _row(truths, SHARE) for name, truths in sorted(by_mode(found).items())}}
     modes["transformers"] = _row([truth(run.error) for run in runs], 1.0)
     return {
         "made_by": "python -m scripts.vram_bands, out of traces of vram_agreement and published runs of vram_accuracy",
@@ -71,13 +72,15 @@ def _row(truths: Sequence[float], share: float) -> dict[str, float]:
 def main() -> None:
     """Write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, required=True)
+    parser.add_argument("--results", type=Path)
     parser.add_argument("--measured", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=7)
     asked = parser.parse_args()
     with asked.measured.open(encoding="utf-8", newline="") as lines:
         runs = list(published(list(csv.DictReader(lines))))
-    made = bands(traced(asked.results, asked.seed), runs)
+    found = traced(asked.results, asked.seed) if asked.results else []
+    known = json.loads(BANDS.read_text(encoding="utf-8"))["modes"] if BANDS.exists() else {}
+    made = bands(known, found, runs)
     BANDS.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(made, indent=2))
 
