@@ -78,12 +78,19 @@ def _range(found: tuple[float, float] | None) -> list[float] | None:
 
 
 def work(question: MemoryQuestion, card: Card | None, tokens: int | None, price_per_hour: float | None) -> Work:
-    """Count the operations of a step. Raises RecipeError for a price without a card or tokens."""
+    """Count the operations of a step. Raises RecipeError for a price without tokens or a card of known speed."""
     if price_per_hour is not None and (card is None or tokens is None):
         raise RecipeError(
             "a price needs the time it is paid for",
             where="--price-per-hour",
             fix="add --gpu and --tokens",
+            code="E2-USAGE",
+        )
+    if price_per_hour is not None and card is not None and card.tflops is None:
+        raise RecipeError(
+            f"no speed is known of {card.name}",
+            where="--price-per-hour",
+            fix="name a card with --gpu, such as rtx-4090",
             code="E2-USAGE",
         )
     again = _recomputed(question) * question.recomputed // len(question.shape.layers)

@@ -127,6 +127,15 @@ def test_the_catalogue_is_whole() -> None:
 @pytest.mark.parametrize(
     ("typed", "taken_as"),
     [
+        ("deepseek v3", "deepseek-ai/DeepSeek-V3"),
+        ("DeepSeek-R1", "deepseek-ai/DeepSeek-R1"),
+        ("llama 3.3 70b", "meta-llama/Llama-3.3-70B-Instruct"),
+        ("405b", "meta-llama/Llama-3.1-405B"),
+        ("qwen3 235b", "Qwen/Qwen3-235B-A22B"),
+        ("mixtral 8x7b", "mistralai/Mixtral-8x7B-v0.1"),
+        ("vicuna-13b", "lmsys/vicuna-13b-v1.5"),
+        ("zephyr-7b", "HuggingFaceH4/zephyr-7b-beta"),
+        ("gpt_bigcode-santacoder", "bigcode/gpt_bigcode-santacoder"),
         ("70b", "meta-llama/Meta-Llama-3-70B"),
         ("8B", "meta-llama/Meta-Llama-3-8B"),
         ("7b", "meta-llama/Llama-2-7b-hf"),

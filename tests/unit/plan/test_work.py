@@ -63,6 +63,8 @@ def test_what_is_not_known_is_not_said() -> None:
     assert work(KEPT, find_card("24GB"), 10**9, None).hours is None
     with pytest.raises(RecipeError, match="a price needs the time"):
         work(KEPT, None, 10**9, 2.0)
+    with pytest.raises(RecipeError, match="no speed is known of 24 GB card"):
+        work(KEPT, find_card("24GB"), 10**9, 2.0)
 
 
 def test_speeds_of_the_catalogue() -> None:
