@@ -59,7 +59,7 @@ def play_passes(question: MemoryQuestion) -> Passes:
     """Play every distinct layer once."""
     targets = {linear.name for linear in question.targets}
     played: dict[tuple[int, frozenset[str], int, bool, bool, bool, int | None], tuple[LayerLoad, int]] = {}
-    loads, stream = [], question.embedding_bytes
+    loads, stream = [], question.stream_bytes
     for index, layer in enumerate(question.shape.layers):
         prefix = f"{question.shape.prefix}.{index}."
         adapted = frozenset(linear.name for linear in layer.linears if prefix + linear.name in targets)

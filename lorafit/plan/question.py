@@ -50,8 +50,13 @@ class MemoryQuestion:
 
     @property
     def weight_bytes(self) -> int:
-        """Of a base weight that is not quantised; full fine-tuning holds all in float32, but under transformers."""
-        return 4 if (self.is_full and self.stack is None) or self.dtype == "float32" else 2
+        """Of a base weight that is not quantised.
+
+        Full fine-tuning holds all in float32, but under transformers in the base's own dtype; under FSDP with autocast
+        accelerate turns trained weights to float32.
+        """
+        wide = self.stack is None or (self.sharded and self.stack.amp)
+        return 4 if (self.is_full and wide) or self.dtype == "float32" else 2
 
     @property
     def norm_bytes(self) -> int:
@@ -73,6 +78,11 @@ class MemoryQuestion:
     def embedding_bytes(self) -> int:
         """Of a weight of the embedding, of the head, and of whatever else is not quantised."""
         return 4 if self._upcast == "all" else self.weight_bytes
+
+    @property
+    def stream_bytes(self) -> int:
+        """Of a value that the embedding gives."""
+        return self.compute_bytes if self.is_full and self.sharded else self.embedding_bytes
 
     @property
     def _upcast(self) -> str:
@@ -104,8 +114,12 @@ class MemoryQuestion:
 
     @property
     def copies_weights(self) -> bool:
-        """Autocast keeps 16-bit copies of trained weights, but for those that lorafit's own linear reads."""
-        return self.autocast and self.trained_bytes == 4 and not self.fused
+        """Autocast keeps 16-bit copies of trained weights, but for those that lorafit's own linear reads.
+
+        FSDP gathers weights as they are computed in.
+        """
+        gathered = self.is_full and self.sharded
+        return self.autocast and self.trained_bytes == 4 and not self.fused and not gathered
 
     @property
     def compute_bytes(self) -> int:

@@ -85,6 +85,9 @@ def gathered_head(question: MemoryQuestion, copies: int = 1) -> list[Component]:
 
 def _layer_bytes(question: MemoryQuestion, layer: Layer) -> int:
     values = sum(linear.weights for linear in layer.linears)
-    linears = values // 2 if isinstance(question.quantization, Bits4) else values * question.weight_bytes
+    size = min(question.weight_bytes, question.compute_bytes) if question.stack else question.weight_bytes
+    linears = (
+        values // 2 if isinstance(question.quantization, Bits4) else values * size
+    )  # gathered as it is computed in
     rest = layer.expert_parameters * question.embedding_bytes + layer.other_parameters * question.norm_bytes
     return linears + rest

@@ -80,6 +80,15 @@ def test_it_is_what_two_cards_have_shown(model: str, method: str, rows: int, gig
     assert found.peak_bytes / 1e9 == pytest.approx(gigabytes, rel=0.005)
 
 
+@pytest.mark.parametrize(("gpus", "gigabytes"), [(2, 72.435), (4, 36.226)])
+def test_under_autocast_what_is_trained_is_float32(gpus: int, gigabytes: float) -> None:
+    """Measured with fused kernels (the same laboratory), which change nothing in the optimizer's step."""
+    asked = ask("mistral-7b-v0.1", adapter=Full(), quantization=Unquantized(), max_length=4096, micro_batch_size=4)
+    stack = Stack((4, 45, 2), kernel="flash_attention_2")
+    found = estimate(replace(asked, gpus=gpus, sharded=True, accumulation=False, stack=stack))
+    assert found.phases["optimizer step"] / 1e9 == pytest.approx(gigabytes, rel=0.002)
+
+
 def test_since_recomputation_is_not_reentrant_no_hook_holds_what_was_worked_on() -> None:
     asked = ask("llama-2-70b", gpus=2, sharded=True, max_length=4096, micro_batch_size=2, accumulation=False)
     old, new = (replace(asked, stack=Stack(version, kernel="flash_attention_2")) for version in ((4, 57), (5,)))
