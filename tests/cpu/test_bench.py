@@ -13,6 +13,7 @@ from lorafit.recipe.adapters import Lora
 from lorafit.recipe.quantization import Unquantized
 from scripts.bench.contenders import CONTENDERS, Step
 from scripts.bench.engine import HEADER, rows
+from scripts.bench.profile import kind_of, product_operations, profiled
 from scripts.bench.work import WORKS, Work
 
 SMALL = replace(WORKS["C1"], hidden=128, layers=2, vocabulary=500, longest=64)
@@ -57,3 +58,17 @@ def test_a_missed_target_is_marked() -> None:
     assert "| missed |" in peer
     assert "| met |" in ceiling
     assert peer.count("|") == ceiling.count("|") == len(HEADER) + 1
+
+
+def test_a_profile_finds_every_product_of_a_step() -> None:
+    kinds: dict[str, int] = {}
+    events, _ = profiled(replace(SMALL, full_rows=48), "lorafit")
+    for event in events:
+        kind = kind_of(event, SMALL)
+        kinds[kind] = kinds.get(kind, 0) + product_operations(event)
+    rows, targets = SMALL.batch_rows * 48, SMALL.batch_rows * 47
+    linears = [128 * 128, 128 * 64, 128 * 64, 128 * 128, *[128 * 352] * 3]
+    assert kinds["head products"] == 2 * 2 * targets * 128 * 500
+    assert kinds["base products, forward"] == SMALL.layers * 2 * rows * sum(linears)
+    assert kinds["base products, backward"] == kinds["base products, forward"] - 2 * rows * sum(linears[:3])
+    assert {"attention, forward", "attention, backward", "gated MLP", "norms", "adapter products"} < kinds.keys()
