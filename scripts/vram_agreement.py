@@ -25,7 +25,7 @@ from lorafit.plan.exact import Exact
 from lorafit.plan.memory import Estimate, estimate
 from lorafit.train.trace import fake_optimizer
 from scripts.spread import Spread, relative_error
-from scripts.vram_draw import FIRST_OTHER, Drawn, drawn
+from scripts.vram_draw import FIRST_OTHER, FIRST_PLAIN, Drawn, drawn
 
 MIB = 2**20
 WORST = 25
@@ -182,9 +182,11 @@ def _trait(each: Agreement) -> list[str]:
 
 NOTES = """Of lorafit's own engine, with full rows of equal length: no row of its is padded. Seeds from 1000 on draw
 what the others leave out: classifiers, int8, dropout of the model's own, layers of which some are recomputed, shared
-experts, windows in float32, few targets, float16, rows of which a quarter predicts. Not traced, and so not in the
-tables: Falcon and StableLM, whose code in transformers does not go through its table of attention kernels, so that a
-run refuses them too; plain transformers (`--engine`), which `scripts/vram_accuracy.py` sets beside published runs.
+experts, windows in float32, few targets, float16, rows of which a quarter predicts. Seeds from 2000 on draw plain
+transformers and PEFT, as installed: padded rows with a mask and rows of one length, torch's kernels and eager
+attention, what is turned to float32, with autocast and without. Not traced: FlashAttention-2 under transformers, which
+needs a card (`scripts/vram_accuracy.py` has published runs); Falcon and StableLM, whose code does not go through its
+table of attention kernels, so that a run refuses them too.
 """
 
 
@@ -284,7 +286,8 @@ def main() -> None:
     found = list(compared(asked.results, asked.seed))
     print(summary(found))
     if asked.table:
-        draws = {seed: list(compared(asked.results, seed)) for seed in (asked.seed, FIRST_OTHER + asked.seed)}
+        seeds = (asked.seed, FIRST_OTHER + asked.seed, FIRST_PLAIN + asked.seed)
+        draws = {seed: list(compared(asked.results, seed)) for seed in seeds}
         versions = next(iter(read(asked.results, asked.seed).values()))["versions"]
         asked.table.write_text(table(draws, versions), encoding="utf-8")
 

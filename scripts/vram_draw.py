@@ -7,6 +7,7 @@ from typing import Any
 
 from lorafit.plan.question import MemoryQuestion
 from lorafit.plan.shapes import shape_from_config
+from lorafit.plan.stack import Stack
 from lorafit.recipe.adapters import Adapter, Dora, Full, Lora, RegexTargets
 from lorafit.recipe.quantization import Int8, Nf4, Quantization, Unquantized
 
@@ -25,6 +26,7 @@ LONGEST_EXPLICIT = 4096  # scores grow with the square
 
 # of the second draw
 FIRST_OTHER = 1000
+FIRST_PLAIN = 2000  # of the third: plain transformers, with and without padding
 OWN_DROPOUT = {
     "gpt2": (),
     "starcoder2": ("residual_dropout", "embedding_dropout", "attention_dropout"),
@@ -84,6 +86,8 @@ def _adapter_text(adapter: Adapter) -> str:
 def drawn(seed: int, index: int) -> Drawn:
     """Draw one: the same for the same numbers. Seeds from FIRST_OTHER on draw what the others leave out."""
     draw = random.Random(seed * 1_000_003 + index)
+    if seed >= FIRST_PLAIN:
+        return _plain(draw)
     if seed >= FIRST_OTHER:
         return _other(draw)
     config = _config(draw)
@@ -172,6 +176,8 @@ def _of(draw: random.Random, kind: str, families: tuple[str, ...], **changes: An
     config = _config(draw) | {"model_type": family}
     if config["num_hidden_layers"] > 2 * DEEP:  # layers that differ are traced one and all
         config["num_hidden_layers"] = DEEP
+    if "stack" in changes and family not in OWN_HEAD_WIDTH:
+        config.pop("head_dim", None)
     config |= _own_keys(draw, family, config["hidden_size"]) | changes.pop("config", {})
     return Drawn(config, replace(_question(draw, config), **changes), kind)
 
@@ -219,6 +225,18 @@ def _half_precision(draw: random.Random, kind: str) -> Drawn:
 
 def _few_predict(draw: random.Random, kind: str) -> Drawn:
     return _of(draw, kind, DENSE, target_share=0.25, full_logits=draw.random() < 0.5)
+
+
+PLAIN = ("llama", "mistral", "qwen2", "qwen3", "gemma", "granite", "olmo2", "phi3", "gpt2", "starcoder2")
+
+
+def _plain(draw: random.Random) -> Drawn:
+    padded, explicit = draw.random() < 0.5, draw.random() < 0.25
+    stack = Stack(upcast=draw.choice(["none", "none", "norms", "all"]), amp=draw.random() < 0.7, padded=padded)
+    habits = f"upcast {stack.upcast}{'' if stack.amp else ', no amp'}"
+    kind = f"transformers, {'padded' if padded else 'equal rows'}: {habits}"
+    length = draw.choice([256, 512, 1024, 2048])
+    return _of(draw, kind, PLAIN, stack=stack, explicit_attention=explicit, dtype="bfloat16", max_length=length)
 
 
 KINDS: dict[str, Callable[[random.Random, str], Drawn]] = {

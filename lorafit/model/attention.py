@@ -47,7 +47,7 @@ def documents_attention(
     Gives [1, S, heads, d], as transformers expects.
     """
     assert attention_mask is None and cu_seq_lens_q is not None and max_length_q is not None
-    query, key, value = _as_autocast(query, key, value)
+    query, key, value = as_autocast(query, key, value)
     changes = _score_changes(others)
     explicit = explicit or any(change is not None for change in changes.values())
     if not explicit and _has_varlen_kernel(query, dropout) and query.shape[3] == value.shape[3]:
@@ -61,7 +61,7 @@ def documents_attention(
     return torch.cat(parts, dim=2).transpose(1, 2), None
 
 
-def _as_autocast(*tensors: torch.Tensor) -> list[torch.Tensor]:
+def as_autocast(*tensors: torch.Tensor) -> list[torch.Tensor]:
     """Bring to the 16 bits of autocast, as every product would: a float32 stream turns queries to float32."""
     device = tensors[0].device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None

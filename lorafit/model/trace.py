@@ -21,6 +21,7 @@ from lorafit.model.memory import decoder_layers
 from lorafit.model.trace_build import build_fake
 from lorafit.model.trace_card import card_semantics
 from lorafit.model.trace_log import Peak, StorageLog
+from lorafit.model.trace_plain import build_plain, plain_kernels, plain_loss
 from lorafit.model.trained import Trained
 from lorafit.plan.question import MemoryQuestion
 from lorafit.plan.unroll import Recording
@@ -63,7 +64,8 @@ def _traced(
     log: StorageLog,
     started: float,
 ) -> Trace:
-    with warnings.catch_warnings(), FakeTensorMode(allow_non_fake_inputs=True), card_semantics(_lengths(question)), log:
+    card, kernels = card_semantics(_lengths(question)), plain_kernels() if question.stack else nullcontext()
+    with warnings.catch_warnings(), FakeTensorMode(allow_non_fake_inputs=True), card, kernels, log:
         warnings.simplefilter("ignore")  # of libraries, about values that are not there
         tracer = _Tracer(question, config, layers, build_optimizer, log)
         built = log.last_number
@@ -94,7 +96,7 @@ class _Tracer:
         log: StorageLog,
     ) -> None:
         self.question, self.log = question, log
-        attached = build_fake(question, config, layers)
+        attached = (build_plain if question.stack else build_fake)(question, config, layers)
         self.model = attached.model
         if question.plain_head:
             take_as_plain(base_of(self.model))
@@ -165,7 +167,7 @@ class _Tracer:
         for _ in range(2 if self.question.accumulation else 1):
             self.log.enter("forward")
             with self._precision():
-                nats = summed_loss(self.model, _batch(self.question))
+                nats = self._loss()
             self.log.enter("backward of the loss")
             torch.autograd.backward(nats / self.question.target_tokens)
             total += nats.detach()
@@ -180,6 +182,11 @@ class _Tracer:
         self.log.enter("optimizer step")
         self._update()
 
+    def _loss(self) -> torch.Tensor:
+        if self.question.stack:
+            return plain_loss(base_of(self.model), self.question)
+        return summed_loss(self.model, _batch(self.question))
+
     def _update(self) -> None:
         self.optimizer.step()
         self.trained.zero_grad()
@@ -187,7 +194,7 @@ class _Tracer:
         self.owners |= dict.fromkeys(self.log.numbers(states), "optimizer states")
 
     def _precision(self) -> Any:
-        if self.question.dtype == "float32":
+        if not self.question.autocast:
             return nullcontext()
         return torch.autocast("cpu", getattr(torch, self.question.dtype))
 

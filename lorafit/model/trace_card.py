@@ -91,7 +91,7 @@ class _GroupedProduct(torch.autograd.Function):
         return *(gradients[0].new_empty(shape) if wants else None for shape, wants in wanted), None
 
 
-def _fused_attention(
+def fused_attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -103,8 +103,8 @@ def _fused_attention(
     enable_gqa: bool = False,
 ) -> torch.Tensor:
     """FlashAttention in 16 bits; else the memory-efficient kernel, where a mask becomes a bias."""
-    assert not enable_gqa
     narrow = query.dtype in (torch.bfloat16, torch.float16) and query.shape[3] == value.shape[3]
+    assert narrow or not enable_gqa
     if narrow and attn_mask is None:
         flash = torch.ops.aten._scaled_dot_product_flash_attention
         return cast("torch.Tensor", flash(query, key, value, dropout_p, is_causal, scale=scale)[0])
@@ -153,7 +153,7 @@ def card_semantics(lengths: tuple[int, ...]) -> Iterator[None]:
         patch.object(attention, "_takes_groups", lambda query: False),
         patch.object(offload, "to_host", lambda x, stream: torch.empty_like(x, device="meta")),
         patch.object(offload, "to_device", lambda host, device, stream: (torch.empty_like(host, device=device), None)),
-        patch.object(attention, "scaled_dot_product_attention", _fused_attention),
+        patch.object(attention, "scaled_dot_product_attention", fused_attention),
         patch.object(BaseTunerLayer, "_move_adapter_to_device_of_base_layer", stay),
         patch("peft.tuners.lora.dora.dequantize_module_weight", _unpacked),
         AsOnCard(),

@@ -189,6 +189,7 @@ def widths(shape: ModelShape, layer: Layer, rank: int, row_tokens: int) -> dict[
         "value": attention.value_width,
         "query, key, value": attention.query_width + attention.key_width + attention.value_width,
         "scores": attention.heads * row_tokens,
+        "row": row_tokens,
         "mlp": mlp.width,
         "gate and up": 2 * mlp.width,
     }

@@ -83,9 +83,11 @@ class Mixing(Products):
             else:
                 keys, values = self.repeated(key), self.repeated(value)
         sums = self.tape.temporary("heads", FLOAT32)
-        return self.tape.record(
-            "query", self.size, [query, keys, values], [query, keys, values, sums], scratch, saves_output=True
-        )
+        kept = [query, keys, values, sums]
+        if self.setting.masked:  # one bias for all heads, which the memory-efficient kernel reads
+            kept.append(self.tape.temporary("row", self.size))
+            scratch = [("heads", FLOAT32)]
+        return self.tape.record("query", self.size, [query, keys, values], kept, scratch, saves_output=True)
 
     def repeated(self, x: Tensor) -> Tensor:
         """One copy per query head."""

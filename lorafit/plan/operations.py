@@ -27,6 +27,7 @@ class Setting:
     norm_bytes: int = 2  # of a weight of the norms
     adapter_bytes: int = 4  # of an adapter's weight
     keeps_packed_inputs: bool = False  # a 4-bit product keeps its input where checkpointing does not see it
+    masked: bool = False  # by a mask that the kernel of attention takes as a bias
     groups: bool = False  # the kernel for all documents takes grouped keys as they are
     drops: bool = True  # attention may have dropout, which that kernel has not
     fused: bool = False  # lorafit's own backward of adapters, norms and gated MLPs

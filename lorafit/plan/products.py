@@ -151,13 +151,12 @@ class Products(Operations):
 
     def built(self, linear: Linear, wanted: int) -> list[Tensor]:
         """B A in so many bytes, of a float32 identity matrix, which its first product keeps as it reads it."""
+        size = self.size if self.setting.autocast else FLOAT32
         identity = self.tape.temporary(CONSTANT, linear.in_features**2 * FLOAT32)
-        read = identity
-        if self.size != FLOAT32:
-            read = self.tape.temporary(CONSTANT, linear.in_features**2 * self.size)
-        product = self.tape.temporary(CONSTANT, linear.weights * self.size)
+        read = identity if size == FLOAT32 else self.tape.temporary(CONSTANT, linear.in_features**2 * size)
+        product = self.tape.temporary(CONSTANT, linear.weights * size)
         del identity
-        if wanted != self.size:
+        if wanted != size:
             product = self.tape.temporary(CONSTANT, linear.weights * wanted)
         return [read, product]
 
@@ -170,9 +169,10 @@ class Products(Operations):
 
     def base_of_dropped(self, x: Tensor, linear: Linear, symbol: str, weight: Tensor) -> Tensor:
         """The base product once more, of the dropped input, which keeps the weight that it is made with."""
-        if x.bytes_each != self.size:  # autocast's copy of a copy
-            weight = self.tape.temporary(CONSTANT, linear.weights * self.size)
-        return self.tape.record(symbol, self.size, [self.cast(x, self.size)], saved=[weight])
+        size = self.size if self.setting.autocast else x.bytes_each
+        if x.bytes_each != size:  # autocast's copy of a copy
+            weight = self.tape.temporary(CONSTANT, linear.weights * size)
+        return self.tape.record(symbol, size, [self.cast(x, size)], saved=[weight])
 
     def magnified(self, x: Tensor) -> Tensor:
         """Times the trained float32 magnitude, whose gradient is a product of the same size summed up."""

@@ -31,6 +31,7 @@ class Stack:
     upcast: Upcast = "none"
     amp: bool = True
     kernel: Kernel = "sdpa"
+    padded: bool = False  # rows are padded to one length, and a mask says where they end
     loss: Loss = "full"
     cache: bool = False
     narrow_adapters: bool = False
@@ -74,6 +75,11 @@ class Stack:
     def reenters(self) -> bool:
         """Recomputation is reentrant by default: a first forward without a graph, whose parts hold nothing."""
         return self.version < (5,)
+
+    @property
+    def groups_keys(self) -> bool:
+        """Keys and values go to torch's kernel as they are, where no mask keeps it from the one that takes them so."""
+        return self.version >= (5,) and not self.padded
 
     @property
     def stores_presents(self) -> bool:

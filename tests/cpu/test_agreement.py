@@ -4,11 +4,13 @@ import pytest
 
 from scripts.spread import Spread
 from scripts.vram_agreement import Agreement, agreement, explain
-from scripts.vram_draw import FIRST_OTHER, drawn
+from scripts.vram_draw import FIRST_OTHER, FIRST_PLAIN, drawn
 
 SEED = 7
 OTHER = FIRST_OTHER + SEED  # what the first draw leaves out: classifiers, int8, dropout of the model's own, ...
-EVERY_DAY = [(SEED, index) for index in range(6)] + [(OTHER, index) for index in range(4)]  # as drawn, none picked
+PLAIN = FIRST_PLAIN + SEED  # plain transformers, with and without padding
+SAMPLE = {SEED: 6, OTHER: 4, PLAIN: 3}
+EVERY_DAY = [(seed, index) for seed, count in SAMPLE.items() for index in range(count)]  # as drawn, none picked
 
 
 @pytest.mark.parametrize(("seed", "index"), EVERY_DAY)
@@ -21,10 +23,10 @@ def test_the_estimate_agrees_with_the_trace(seed: int, index: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
-@pytest.mark.parametrize(("seed", "count"), [(SEED, 200), (OTHER, 60)])
+@pytest.mark.parametrize(("seed", "count"), [(SEED, 200), (OTHER, 60), (PLAIN, 40)])
 def test_hundreds_agree(seed: int, count: int) -> None:
     found = [each for index in range(count) if not (each := agreement(seed, index)).refused]
-    assert len(found) >= 0.95 * count
+    assert len(found) >= 0.9 * count  # what has no kernel on a card is refused
     spread = Spread.of(each.error for each in found)
     assert spread.median <= 0.01, _worst(found)
     assert spread.high <= 0.03, _worst(found)
