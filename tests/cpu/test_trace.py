@@ -66,7 +66,6 @@ SLOW = (
     "qdora",
     "two rows, dropout, all logits",
     "attention of a few layers",
-    "five layers of six recomputed",
     "int8, dora",
 )
 EVERY_SETTING = [
