@@ -1,7 +1,6 @@
 """The commands: read the words, load the recipe, call the one room that does the work, print."""
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
@@ -11,16 +10,10 @@ from typer.exceptions import TyperException
 from lorafit import __version__
 from lorafit.errors import LorafitError, RecipeError
 from lorafit.model.quiet import quiet_libraries, without_torch
+from lorafit.not_built import refuse_what_is_not_built
 from lorafit.report.output import emit, write_out, writing_out
 from lorafit.report.progress import say
 from lorafit.train.launcher import inside_launcher, is_first_process
-
-NOT_BUILT = {
-    "init": "writing a recipe that fits",
-    "inspect": "saying what an adapter did",
-    "compose": "making one adapter from several",
-}
-
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -30,6 +23,15 @@ Overrides = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else.")]
 NO_OVERRIDES: list[str] = []
+Habits = Annotated[
+    list[str],
+    typer.Option(
+        metavar="NAME",
+        help="Of a run of transformers; may be repeated: no-amp (`bf16: false`), use-cache (left on), narrow-adapters "
+        "(in the base's 16 bits), fused-loss (no logits at once), old-bitsandbytes (before 0.43).",
+    ),
+]
+NO_HABITS: list[str] = []
 
 
 @app.callback(invoke_without_command=True)
@@ -141,17 +143,7 @@ def estimate_vram(
     picture: Annotated[Path | None, typer.Option(help="With --exact: draw memory over the step, as SVG.")] = None,
     engine: Annotated[str, typer.Option(help="lorafit, or plain transformers[@VERSION] with PEFT.")] = "lorafit",
     upcast: Annotated[str | None, typer.Option(help="What transformers turns to float32: none, norms, all.")] = None,
-    no_amp: Annotated[bool, typer.Option("--no-amp", help="transformers: no autocast (`bf16: false`).")] = False,
-    use_cache: Annotated[bool, typer.Option("--use-cache", help="transformers: use_cache left on.")] = False,
-    narrow_adapters: Annotated[
-        bool, typer.Option("--narrow-adapters", help="transformers: adapters in the base's 16 bits.")
-    ] = False,
-    old_bitsandbytes: Annotated[
-        bool, typer.Option("--old-bitsandbytes", help="transformers: one before 0.43, which kept 4-bit inputs.")
-    ] = False,
-    fused_loss: Annotated[
-        bool, typer.Option("--fused-loss", help="transformers: no logits at once (Liger, cut cross-entropy).")
-    ] = False,
+    habit: Habits = NO_HABITS,
     as_json: AsJson = False,
 ) -> None:
     """Say how much GPU memory training takes, by component, without a GPU and without weights."""
@@ -183,13 +175,7 @@ def estimate_vram(
         sharding=sharding,
         overrides=overrides,
         own_truths=own_truths(),
-        habits={
-            "--no-amp": no_amp,
-            "--use-cache": use_cache,
-            "--narrow-adapters": narrow_adapters,
-            "--old-bitsandbytes": old_bitsandbytes,
-            "--fused-loss": fused_loss,
-        },
+        habits=habit,
     )
     if exact:
         quiet_libraries()
@@ -284,22 +270,7 @@ def schema() -> None:
     write_out(schema_json().rstrip())
 
 
-def _refusal(name: str) -> Callable[[], None]:
-    def refuse() -> None:
-        raise RecipeError(
-            f"`lorafit {name}` ({NOT_BUILT[name]}) is not part of version {__version__} yet", code="E2-NOT-BUILT"
-        )
-
-    return refuse
-
-
-for _name in NOT_BUILT:
-    app.command(
-        _name,
-        hidden=True,
-        add_help_option=False,
-        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
-    )(_refusal(_name))
+refuse_what_is_not_built(app)
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """The program that trains: lorafit itself, or plain transformers and PEFT in a version, as far as memory goes."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, cast, get_args
 
@@ -95,32 +95,41 @@ class Stack:
         return self.version >= (5,)
 
 
-# what a run of transformers may do otherwise than its Trainer by default, by the flag that says so
+# what a run of transformers may do otherwise than its Trainer by default
 HABITS: dict[str, Callable[[Stack], Stack]] = {
-    "--no-amp": lambda stack: replace(stack, amp=False),
-    "--use-cache": lambda stack: replace(stack, cache=True),
-    "--narrow-adapters": lambda stack: replace(stack, narrow_adapters=True),
-    "--old-bitsandbytes": lambda stack: replace(stack, keeps_packed_inputs=True),
-    "--fused-loss": lambda stack: replace(stack, loss="fused"),
+    "no-amp": lambda stack: replace(stack, amp=False),
+    "use-cache": lambda stack: replace(stack, cache=True),
+    "narrow-adapters": lambda stack: replace(stack, narrow_adapters=True),
+    "old-bitsandbytes": lambda stack: replace(stack, keeps_packed_inputs=True),
+    "fused-loss": lambda stack: replace(stack, loss="fused"),
 }
-NO_HABITS: Mapping[str, bool] = {}
 
 
-def find_stack(engine: str, upcast: str | None, kernel: Kernel, habits: Mapping[str, bool] = NO_HABITS) -> Stack | None:
+def find_stack(engine: str, upcast: str | None, kernel: Kernel, habits: Sequence[str] = ()) -> Stack | None:
     """Read `--engine`, `--upcast` and the `HABITS` that were asked for; None stands for lorafit.
 
     Raises:
         RecipeError: an unknown engine, a version that is not modelled, or an upcast or habit without transformers.
     """
     stack = _stack(engine, upcast, kernel)
-    for flag in (flag for flag, wanted in habits.items() if wanted):
+    for habit in habits:
         if stack is None:
             raise RecipeError(
-                f"{flag} tells how transformers trains", where="--engine", fix="add --engine transformers",
+                f"--habit {habit} tells how transformers trains", where="--engine", fix="add --engine transformers",
                 code="E2-USAGE",
             )  # fmt: skip
-        stack = HABITS[flag](stack)
+        stack = _habit(habit)(stack)
     return stack
+
+
+def _habit(name: str) -> Callable[[Stack], Stack]:
+    if name not in HABITS:
+        near = nearest(name, HABITS)
+        ask = f"did you mean {near}? " if near else ""
+        raise RecipeError(
+            f"unknown habit {name[:40]!r}", where="--habit", fix=f"{ask}known: {', '.join(HABITS)}", code="E2-USAGE"
+        )
+    return HABITS[name]
 
 
 def _stack(engine: str, upcast: str | None, kernel: Kernel) -> Stack | None:

@@ -1,6 +1,6 @@
 """The answer of `estimate-vram`: bytes by component, whether it fits a card, and what would help."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -15,7 +15,7 @@ from lorafit.plan.outside import outside
 from lorafit.plan.question import Component, Estimate, MemoryQuestion
 from lorafit.plan.recompute import in_words
 from lorafit.plan.shapes import NamedShape
-from lorafit.plan.stack import NO_HABITS, Stack, find_stack
+from lorafit.plan.stack import Stack, find_stack
 from lorafit.plan.work import Work, work
 from lorafit.recipe.quantization import Unquantized
 from lorafit.recipe.schema import Recipe
@@ -137,13 +137,13 @@ def answer(
     classes: int = 0,
     sharding: str | None = None,
     overrides: Sequence[str] = (),
-    habits: Mapping[str, bool] = NO_HABITS,
+    habits: Sequence[str] = (),
     own_truths: Sequence[float] = (),
 ) -> Answer:
     """Estimate for a recipe, or for a model's name; options take the place of the recipe's settings.
 
     `classes` are those of a classification head, 0 for a language model; `overrides` change the recipe that a name
-    stands for (one that was read has had its own); `habits` are those of a run of transformers, by their flags;
+    stands for (one that was read has had its own); `habits` are those of a run of transformers, by their names;
     `own_truths` are peaks that were measured here, as shares above or below their estimates.
 
     Raises:

@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lorafit import cli, errors
+from lorafit.not_built import NOT_BUILT
 from lorafit.rundir.layout import RunFolder
 from scripts.record_golden import GOLDEN, commands
 
@@ -51,7 +52,7 @@ def test_the_layout_of_a_run() -> None:
     assert (run.adapter, run.reports) == (Path("r/adapter"), Path("r/reports"))
 
 
-@pytest.mark.parametrize("name", cli.NOT_BUILT)
+@pytest.mark.parametrize("name", NOT_BUILT)
 @pytest.mark.parametrize("arguments", [[], ["x"], ["--help"], ["--json", "x", "-n", "3"]], ids=str)
 def test_a_command_that_is_not_built_says_so(name: str, arguments: list[str]) -> None:
     error = CliRunner().invoke(cli.app, [name, *arguments]).exception

@@ -95,13 +95,13 @@ def test_engines_as_people_type_them() -> None:
 
 
 def test_habits_of_transformers_are_of_transformers() -> None:
-    every = dict.fromkeys(HABITS, True)
-    found = find_stack("transformers", None, "sdpa", every)
+    found = find_stack("transformers", None, "sdpa", list(HABITS))
     assert found == Stack(amp=False, cache=True, narrow_adapters=True, keeps_packed_inputs=True, loss="fused")
-    assert find_stack("lorafit", None, "sdpa", dict.fromkeys(HABITS, False)) is None
-    for flag in HABITS:
-        with pytest.raises(RecipeError, match=f"{flag} .*transformers"):
-            find_stack("lorafit", None, "sdpa", {flag: True})
+    for habit in HABITS:
+        with pytest.raises(RecipeError, match=f"{habit} .*transformers"):
+            find_stack("lorafit", None, "sdpa", [habit])
+    with pytest.raises(RecipeError, match="did you mean no-amp"):
+        find_stack("transformers", None, "sdpa", ["no_amp"])
 
 
 def test_a_name_alone_trains_as_the_trainer_does_and_set_changes_it() -> None:
