@@ -21,9 +21,11 @@ __all__ = ["Component", "Estimate", "MemoryQuestion", "estimate", "largest_micro
 
 WORKSPACE_BYTES = 8_519_680  # cuBLAS, per handle and stream (32 MiB on Hopper)
 CONTEXT_BYTES = 6 * 2**30 // 10  # CUDA context, modules, kernels: 0.3 to 2 GiB were seen; a machine's own is constant
-# Replayed through a model of torch's caching allocator, steps of 1B to 70B models left holes of about a third of what
-# comes and goes; expandable segments, which a run of lorafit turns on, leave half of that where a base is frozen.
-HOLES_SHARE, HOLES_SHARE_EXPANDABLE, HOLES_BYTES = 0.3, 0.15, 256 * 2**20
+# Replayed through a model of torch's caching allocator, 12 steps of real models, 0.5B to 70B, left holes of 0.27 to 1.1
+# of what comes and goes, the median 0.4; with expandable segments, which a run of lorafit turns on, of 0.11 to 0.35,
+# the median 0.16 (`scripts/vram_holes.py` prints each beside the estimate).
+HOLES_SHARE, HOLES_BYTES = 0.3, 256 * 2**20
+HOLES_SHARE_EXPANDABLE, HOLES_BYTES_EXPANDABLE = 0.15, 32 * 2**20
 
 # Products are at full speed from some thousand tokens on: a longer pass gains nothing and risks the memory.
 LARGEST_PASS_TOKENS = 16_384
@@ -259,8 +261,10 @@ def _exchange(trained: int) -> Component:
 
 
 def _holes(question: MemoryQuestion, parts: list[Component]) -> int:
-    share = HOLES_SHARE if question.stack or question.is_full else HOLES_SHARE_EXPANDABLE
-    return round(share * sum(part.bytes for part in parts if part.passing)) + HOLES_BYTES
+    passing = sum(part.bytes for part in parts if part.passing)
+    if question.stack or question.is_full:
+        return round(HOLES_SHARE * passing) + HOLES_BYTES
+    return round(HOLES_SHARE_EXPANDABLE * passing) + HOLES_BYTES_EXPANDABLE
 
 
 def _workspace() -> Component:

@@ -149,11 +149,10 @@ def test_longest_row_and_most_rows_are_on_the_edge() -> None:
     found = ask(model="8b", method="qlora", gpu="24GB")
     capacity = found.fit.card.capacity_bytes
     rows, length = most_rows(found.question, capacity), longest_row(found.question, capacity)
-    options = {"model": "8b", "method": "qlora"}
-    assert ask(**options, micro_batch_size=rows).estimate.on_card_bytes <= capacity
-    assert ask(**options, micro_batch_size=rows + 1).estimate.on_card_bytes > capacity
-    assert ask(**options, max_length=length).estimate.on_card_bytes <= capacity
-    assert ask(**options, max_length=int(length * 1.03) + 256).estimate.on_card_bytes > capacity
+    assert estimate(replace(found.question, micro_batch_size=rows)).on_card_bytes <= capacity
+    assert estimate(replace(found.question, micro_batch_size=rows + 1)).on_card_bytes > capacity
+    assert estimate(replace(found.question, max_length=length)).on_card_bytes <= capacity
+    assert estimate(replace(found.question, max_length=int(length * 1.03) + 256)).on_card_bytes > capacity
 
 
 def test_what_does_not_fit_says_which_cards_would_do() -> None:
@@ -167,7 +166,8 @@ def test_what_does_not_fit_says_which_cards_would_do() -> None:
 
 def test_tight_lies_between_fits_and_does_not_fit() -> None:
     order = ["does not fit", "tight", "fits"]
-    seen = [ask(model="8b", gpu=f"{size / 10}GB").fit for size in range(160, 240, 2)]
+    peak = ask(model="8b").estimate.on_card_bytes / GIB
+    seen = [ask(model="8b", gpu=f"{peak + size / 50}GB").fit for size in range(-10, 40)]
     ranks = [order.index(fit.verdict) for fit in seen]
     assert ranks == sorted(ranks)
     assert set(ranks) == {0, 1, 2}
