@@ -23,8 +23,10 @@ from scripts.vram_accuracy import Compared
 from scripts.vram_accuracy import compared as published
 from scripts.vram_agreement import Agreement
 from scripts.vram_agreement import compared as traced
+from scripts.vram_draw import FIRST_OTHER, FIRST_PLAIN
 
 SHARE = 0.95
+LEAST = 20  # observations of a kind: fewer make no band
 UNOBSERVED = (0.06, 0.10)  # nobody's number: wider than anything that was seen
 BANDS = Path(__file__).parents[1] / "lorafit/plan/bands.json"
 
@@ -53,7 +55,8 @@ def by_mode(found: Iterable[Agreement]) -> dict[str, list[float]]:
 
 def bands(known: Mapping[str, Any], found: Iterable[Agreement], runs: Sequence[Compared]) -> dict[str, Any]:
     """Make the table; `known` are the modes that it had."""
-    modes = {**known, **{name: _row(truths, SHARE) for name, truths in sorted(by_mode(found).items())}}
+    seen = {name: _row(truths, SHARE) for name, truths in by_mode(found).items() if len(truths) >= LEAST}
+    modes = dict(sorted({**known, **seen}.items()))
     modes["transformers"] = _row([truth(run.error) for run in runs], 1.0)
     return {
         "made_by": "python -m scripts.vram_bands, out of traces of vram_agreement and published runs of vram_accuracy",
@@ -78,7 +81,8 @@ def main() -> None:
     asked = parser.parse_args()
     with asked.measured.open(encoding="utf-8", newline="") as lines:
         runs = list(published(list(csv.DictReader(lines))))
-    found = traced(asked.results, asked.seed) if asked.results else []
+    seeds = (asked.seed, FIRST_OTHER + asked.seed, FIRST_PLAIN + asked.seed)
+    found = [each for seed in seeds for each in traced(asked.results, seed)] if asked.results else []
     known = json.loads(BANDS.read_text(encoding="utf-8"))["modes"] if BANDS.exists() else {}
     made = bands(known, found, runs)
     BANDS.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")

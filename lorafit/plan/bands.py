@@ -39,26 +39,28 @@ class Band:
 
 
 def mode(question: MemoryQuestion) -> str:
-    """Name the kind of question, as far as errors differ by it; one that was never observed is a kind of its own."""
+    """Name the kind of question, as far as errors may differ by it."""
     if question.stack:
-        observed = question.stack.kernel == "flash_attention_2" and question.checkpointing and not question.classes
-        return "transformers" if observed else "unobserved"
-    if question.sharded or question.classes or question.offloaded or isinstance(question.quantization, Int8):
-        return "unobserved"
+        published = question.stack.kernel == "flash_attention_2" and question.checkpointing and not question.classes
+        return "transformers" if published else "transformers, other settings"
+    if question.sharded:
+        return "lorafit, split base"
+    if question.classes:
+        return "lorafit, classifier"
+    if isinstance(question.quantization, Int8):
+        return "lorafit, int8"
     return "lorafit, experts" if question.shape.expert_parameters else "lorafit, dense"
 
 
 def band(question: MemoryQuestion) -> Band:
-    """Give the band that observed errors of this kind make."""
-    made = _bands()
-    kind = mode(question)
-    if kind == "unobserved":
+    """Give the band that observed errors of this kind make; a kind that is not in the table was observed too little."""
+    made, kind = _bands(), mode(question)
+    found, cards = made["modes"].get(kind), made["cards"]
+    if found is None:
         below, above = made["unobserved"]
-        return Band(below, above, "is a guess: nothing of this kind was compared with a trace or a card")
-    found, cards = made["modes"][kind], made["cards"]
+        return Band(below, above, "is a guess: too little of this kind was compared with traces or cards")
     if kind == "transformers":
-        said = f"holds all of {found['count']} published runs"
-        return Band(found["below"], found["above"], said)
+        return Band(found["below"], found["above"], f"holds all of {found['count']} published runs")
     said = (
         f"holds {made['share']:.0%} of {found['count']} traced steps, and what cards showed beyond traced transformers"
     )
