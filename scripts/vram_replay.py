@@ -89,7 +89,7 @@ class _PlainTracer(tracing._Tracer):
     """The Trainer's step: a batch through the model with its labels, backward, AdamW."""
 
     def __init__(self, question: MemoryQuestion, *others: Any) -> None:
-        with patch("lorafit.model.trace.build_fake", partial(_built, build_fake)):
+        with patch("lorafit.model.trace.build_plain", partial(_built, build_fake)):
             super().__init__(question, *others)
 
     def step(self) -> None:
