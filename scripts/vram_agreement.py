@@ -187,6 +187,9 @@ transformers and PEFT, as installed: padded rows with a mask and rows of one len
 attention, what is turned to float32, with autocast and without. Not traced: FlashAttention-2 under transformers, which
 needs a card (`scripts/vram_accuracy.py` has published runs); Falcon and StableLM, whose code does not go through its
 table of attention kernels, so that a run refuses them too.
+
+The target is 500 of the first draw. A change of the engine makes old traces void, so that these are of one state of it;
+the script goes on from where it stopped.
 """
 
 
