@@ -134,8 +134,11 @@ class Family:
     def outer_parameters(self, keys: ConfigKeys) -> int:
         """Count the final norm, learned positions and the bias of the head."""
         hidden = keys.integer("hidden_size", "n_embd")
-        head = keys.integer("vocab_size") if has_bias(keys, self.head_bias) else 0
-        return self.norm_values * hidden + self.position_parameters(keys) + head
+        return self.norm_values * hidden + self.position_parameters(keys) + self.head_biases(keys)
+
+    def head_biases(self, keys: ConfigKeys) -> int:
+        """Count the bias of the output head."""
+        return keys.integer("vocab_size") if has_bias(keys, self.head_bias) else 0
 
     def position_parameters(self, keys: ConfigKeys) -> int:
         """Count the learned positions."""

@@ -29,7 +29,9 @@ def weights(question: MemoryQuestion) -> list[Component]:
             f"{matrices} x {shape.vocab_size:,} vocabulary x {shape.hidden_size:,} hidden x {size} bytes",
         ),
         Component(
-            "norms, biases, routers", shape.other_parameters * narrow, f"{shape.other_parameters:,} x {narrow} bytes"
+            "norms, biases, routers",
+            question.other_parameters * narrow,
+            f"{question.other_parameters:,} x {narrow} bytes",
         ),
     ]
     if question.classes:
@@ -121,7 +123,7 @@ def _all_tensors(question: MemoryQuestion) -> Counter[int]:
     sizes.update(layer.expert_parameters for layer in shape.layers if layer.expert_parameters)
     routers = [layer.mlp.other_parameters for layer in shape.layers if layer.mlp.other_parameters]
     sizes.update([*routers, *([shape.position_parameters] if shape.position_parameters else [])])
-    left = shape.other_parameters - sum(routers) - shape.position_parameters
+    left = question.other_parameters - sum(routers) - shape.position_parameters
     small, rest = divmod(left, shape.hidden_size)  # norms and biases: a hidden size each
     return sizes + Counter({shape.hidden_size: small, rest: 1 if rest else 0})
 

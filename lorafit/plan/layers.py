@@ -147,6 +147,7 @@ class ModelShape:
     prefix: str = "model.layers"
     outer_parameters: int = 0  # final norm, learned positions, bias of the head
     position_parameters: int = 0  # of those, the learned positions
+    head_biases: int = 0  # and the bias of the head
     capped_logits: bool = False  # tanh over the logits keeps a copy of them
     scaled_embeddings: bool = False  # times a number, outside the embedding itself
     dropped_embeddings: bool = False  # the model's own dropout behind the embedding

@@ -186,9 +186,16 @@ class MemoryQuestion:
         return (
             self.shape.total_parameters
             - self.shape.embedding_parameters
+            - self.shape.other_parameters
             + self.embedding_parameters
+            + self.other_parameters
             + self.head_parameters
         )
+
+    @property
+    def other_parameters(self) -> int:
+        """Norms, biases, routers: a classifier has no output head, and no bias of one."""
+        return self.shape.other_parameters - (self.shape.head_biases if self.classes else 0)
 
     @property
     def method(self) -> str:

@@ -74,6 +74,7 @@ def _shape(config: Mapping[str, object], name: str) -> ModelShape:
         windows=family.sliding.widths(keys, len(layers)) if family.sliding else (),
         outer_parameters=family.outer_parameters(keys),
         position_parameters=family.position_parameters(keys),
+        head_biases=family.head_biases(keys),
         capped_logits=family.capped_logits,
         scaled_embeddings=family.scaled_embeddings,
         scaled_logits=family.scaled_logits,

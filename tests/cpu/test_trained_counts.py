@@ -82,7 +82,7 @@ def test_adapters_of_every_family_are_those_of_peft(entry: Entry, adapter: Adapt
 
 
 @pytest.mark.parametrize("entry", [entry for entry in ONE_OF_EACH_FAMILY if named(entry) in CLASSIFIERS], ids=named)
-@pytest.mark.parametrize("adapter", [Lora(rank=3, target_modules="attention")], ids=["lora"])
+@pytest.mark.parametrize("adapter", [Lora(rank=3, target_modules="attention"), Full()], ids=["lora", "full"])
 def test_classifiers_train_their_head_too(entry: Entry, adapter: Adapter) -> None:
     assert_same(shallow(dict(entry.config)), adapter, CLASSES)
 
