@@ -1,5 +1,6 @@
 """From a recipe, or a model's name, and the options of the command line to a question about memory."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -54,9 +55,13 @@ def default_recipe(model: str, method: str | None, overrides: Sequence[str] = ()
 def _overridden(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     from lorafit.recipe.load import recipe_from  # only here, for YAML takes a while to load
 
-    return recipe_from(
-        recipe.model_dump_json(exclude_defaults=True).encode(), f"--model {recipe.model.path}", overrides
-    )
+    tree = recipe.model_dump(mode="json", exclude_defaults=True, exclude={"quantization"})
+    tree["quantization"] = {"kind": recipe.quantization.kind}  # its own default, which the rest of the block goes by
+    found = recipe_from(json.dumps(tree).encode(), f"--model {recipe.model.path}", overrides)
+    block = found.quantization
+    if isinstance(block, Nf4) and "keep_unpacked" not in block.model_fields_set:
+        return found.model_copy(update={"quantization": block.model_copy(update={"keep_unpacked": "none"})})
+    return found
 
 
 def with_options(

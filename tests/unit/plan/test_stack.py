@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lorafit.errors import RecipeError
-from lorafit.plan.ask import ask, default_recipe, with_options
+from lorafit.plan.ask import METHODS, ask, default_recipe, with_options
 from lorafit.plan.memory import estimate
 from lorafit.plan.question import MemoryQuestion
 from lorafit.plan.shapes import shape_by_name
@@ -121,6 +121,13 @@ def test_a_name_alone_trains_as_the_trainer_does_and_set_changes_it() -> None:
     assert changed.adapter == Lora(dropout=0.1)
     with pytest.raises(RecipeError, match=r"training\.optimiser"):
         answer(None, model="8b", method=None, overrides=["training.optimiser=adamw"], **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_setting_what_memory_does_not_read_changes_no_name(method: str) -> None:
+    options = {"rank": None, "target_modules": None, "max_length": None, "micro_batch_size": None, "gpus": 1}
+    named = answer(None, model="8b", method=method, gpu=None, **options).question  # type: ignore[arg-type]
+    assert answer(None, model="8b", method=method, gpu=None, overrides=["seed=7"], **options).question == named  # type: ignore[arg-type]
 
 
 def test_the_answer_says_which_engine() -> None:
