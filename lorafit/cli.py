@@ -27,8 +27,9 @@ Habits = Annotated[
     list[str],
     typer.Option(
         metavar="NAME",
-        help="Of a run of transformers; may be repeated: no-amp (`bf16: false`), use-cache (left on), narrow-adapters "
-        "(in the base's 16 bits), fused-loss (no logits at once), old-bitsandbytes (before 0.43).",
+        help="Of a run of transformers; may be repeated: no-amp (`bf16: false`), use-cache (left on), padded (rows, "
+        "with a mask), narrow-adapters (in the base's 16 bits), fused-loss (no logits at once), old-bitsandbytes "
+        "(before 0.43).",
     ),
 ]
 NO_HABITS: list[str] = []
@@ -153,8 +154,6 @@ def estimate_vram(
 
     if picture and not exact:
         raise RecipeError("--picture draws what --exact traces", fix="give both", code="E2-USAGE")
-    if exact and engine != "lorafit":
-        raise RecipeError("--exact traces lorafit's own step", fix="leave out --engine or --exact", code="E2-USAGE")
     asked, classes = read_recipe(recipe, overrides)
     result = answer(
         asked,

@@ -99,6 +99,7 @@ class Stack:
 HABITS: dict[str, Callable[[Stack], Stack]] = {
     "no-amp": lambda stack: replace(stack, amp=False),
     "use-cache": lambda stack: replace(stack, cache=True),
+    "padded": lambda stack: replace(stack, padded=True),
     "narrow-adapters": lambda stack: replace(stack, narrow_adapters=True),
     "old-bitsandbytes": lambda stack: replace(stack, keeps_packed_inputs=True),
     "fused-loss": lambda stack: replace(stack, loss="fused"),

@@ -13,6 +13,7 @@ from lorafit.model.trained import Trained
 from lorafit.plan.picture import draw
 from lorafit.plan.question import MemoryQuestion
 from lorafit.plan.reserved import reserve
+from lorafit.plan.stack import Stack
 from lorafit.plan.unroll import training
 from lorafit.plan.vram import Answer
 from lorafit.recipe.optimizers import OPTIMIZERS, SMALLEST_PAGED_VALUES
@@ -23,8 +24,10 @@ from lorafit.train.optimizer import build_optimizer
 def with_trace(answer: Answer, picture: Path | None = None) -> Answer:
     """Add the exact peak to an answer, and draw the step into a file.
 
-    ModelError where the model cannot be built, RecipeError for a split base, StorageError where nothing can be written.
+    ModelError where the model cannot be built, RecipeError for a split base and for another program than is installed,
+    StorageError where nothing can be written.
     """
+    _check_program(answer.question)
     if answer.question.sharded:
         raise RecipeError(
             "--exact traces a process that holds the whole base, and this one would be split over the GPUs",
@@ -35,6 +38,20 @@ def with_trace(answer: Answer, picture: Path | None = None) -> Answer:
         _write(picture, draw(found.recording, f"{answer.asked}, {answer.question.method}: allocated over a step"))
     capacity = answer.fit.card.capacity_bytes if answer.fit else None
     return replace(answer, exact=replace(found, reserved=reserve(training(found.recording), capacity)))
+
+
+def _check_program(question: MemoryQuestion) -> None:
+    """Let lorafit's step pass, and that of transformers as it is installed and its Trainer trains."""
+    stack = question.stack
+    if stack is None:
+        return
+    ours = Stack(upcast=stack.upcast, amp=stack.amp, padded=stack.padded, kernel=stack.kernel)
+    if stack != ours or stack.kernel == "flash_attention_2" or question.classes:
+        raise RecipeError(
+            "--exact traces the step of the transformers that is installed, of a language model, by torch's kernels or "
+            "eager, with no habit but no-amp and padded",
+            where="--engine", fix="leave out --exact, or the version and what else is not traced", code="E2-USAGE",
+        )  # fmt: skip
 
 
 def _write(path: Path, text: str) -> None:

@@ -173,6 +173,18 @@ def test_a_model_that_transformers_does_not_have() -> None:
         traced(ask(), config)
 
 
+def test_the_installed_transformers_is_traced_and_no_other() -> None:
+    asked = {"rank": None, "target_modules": None, "max_length": 256, "micro_batch_size": 2, "gpus": 1, "gpu": None}
+    asked |= {"model": "builtin:tiny", "method": "qlora"}
+    plain = answer(None, engine="transformers", habits=["padded"], **asked)  # type: ignore[arg-type]
+    found = with_trace(plain).exact
+    assert found
+    assert plain.estimate.peak_bytes == pytest.approx(found.peak_bytes, rel=0.02)
+    for engine, habits in [("transformers@4.48.1", []), ("transformers", ["use-cache"])]:
+        with pytest.raises(RecipeError, match="is installed"):
+            with_trace(answer(None, engine=engine, habits=habits, **asked))  # type: ignore[arg-type]
+
+
 def test_a_split_base_is_refused_and_says_what_to_do() -> None:
     asked = {"rank": None, "target_modules": None, "max_length": 512, "micro_batch_size": 1, "gpu": None}
     split = answer(None, model="builtin:tiny", method="lora", gpus=2, sharding="full", **asked)  # type: ignore[arg-type]

@@ -96,7 +96,9 @@ def test_engines_as_people_type_them() -> None:
 
 def test_habits_of_transformers_are_of_transformers() -> None:
     found = find_stack("transformers", None, "sdpa", list(HABITS))
-    assert found == Stack(amp=False, cache=True, narrow_adapters=True, keeps_packed_inputs=True, loss="fused")
+    assert found == Stack(
+        amp=False, padded=True, cache=True, narrow_adapters=True, keeps_packed_inputs=True, loss="fused"
+    )
     for habit in HABITS:
         with pytest.raises(RecipeError, match=f"{habit} .*transformers"):
             find_stack("lorafit", None, "sdpa", [habit])
