@@ -27,7 +27,7 @@ from scripts.vram_draw import FIRST_OTHER, FIRST_PLAIN
 
 SHARE = 0.95
 LEAST = 20  # observations of a kind: fewer make no band
-UNOBSERVED = (0.06, 0.10)  # nobody's number: wider than anything that was seen
+UNOBSERVED = (0.06, 0.15)  # nobody's number: wider than anything that was seen
 BANDS = Path(__file__).parents[1] / "lorafit/plan/bands.json"
 
 
