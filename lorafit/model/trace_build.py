@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -25,7 +26,7 @@ def build_fake(question: MemoryQuestion, config: Mapping[str, object], layers: i
     try:
         build: Any = AutoModelForSequenceClassification if question.classes else AutoModelForCausalLM
         model = cast("PreTrainedModel", build.from_config(shortened(config, layers), dtype=dtype))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, StrictDataclassError) as error:
         raise _no_class(config, error) from None
     if not isinstance(question.quantization, Unquantized):
         pack(model, question)

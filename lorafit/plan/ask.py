@@ -22,11 +22,21 @@ from lorafit.recipe.adapters import Adapter, Dora, Full, Lora, TargetModules
 from lorafit.recipe.adapters.low_rank import LowRank
 from lorafit.recipe.quantization import Nf4, Quantization, Unquantized
 from lorafit.recipe.schema import DataSpec, ModelSpec, Recipe, Source, TrainingSpec
+from lorafit.recipe.sharding import why_whole
 from lorafit.recipe.spec import Spec
 from lorafit.recipe.suggest import nearest
 
 BlockOfRecipe = TypeVar("BlockOfRecipe", bound=Spec)
 
+SAYS: dict[str, tuple[str, ...]] = {  # the keys of a recipe that an option speaks for
+    "--model": ("model.path",),
+    "--method": ("adapter.kind", "quantization.kind"),
+    "--rank": ("adapter.rank",),
+    "--target-modules": ("adapter.target_modules",),
+    "--max-length": ("data.max_length",),
+    "--micro-batch-size": ("training.micro_batch_size",),
+    "--sharding": ("training.sharding",),
+}
 METHODS = ("lora", "qlora", "dora", "qdora", "full")
 _KEYWORDS: dict[str, TargetModules] = {"all-linear": "all-linear", "attention": "attention", "mlp": "mlp"}
 
@@ -85,7 +95,7 @@ def with_options(
         raise RecipeError("full fine-tuning has no rank and no target modules", fix="leave them out", code="E2-USAGE")
     options = {"micro_batch_size": micro_batch_size, "sharding": sharding}
     sizes = {name: value for name, value in options.items() if value is not None}
-    return recipe.model_copy(
+    asked = recipe.model_copy(
         update={
             "adapter": _changed(adapter, changes),
             "quantization": quantization,
@@ -93,6 +103,22 @@ def with_options(
             "training": _changed(recipe.training, sizes),
         }
     )
+    if sharding == "full" and (reason := why_whole(asked)):
+        raise RecipeError(reason, where="--sharding", fix="leave it out", code="E2-USAGE")
+    return asked
+
+
+def check_overrides(overrides: Sequence[str], options: Mapping[str, object]) -> None:
+    """Refuse what is said both by an option and by `--set`, of which one would go unheard. Raises RecipeError."""
+    keys = [each.partition("=")[0].strip() for each in overrides]
+    twice = [(option, key) for option, value in options.items() if value is not None for key in SAYS[option]]
+    faults = [
+        Fault(f"{option} and --set {key} say the same", fix="give one of them", code="E2-USAGE")
+        for option, key in twice
+        if any(f"{each}.".startswith(f"{key}.") or f"{key}.".startswith(f"{each}.") for each in keys)
+    ]
+    if faults:
+        raise RecipeError(faults)
 
 
 def _changed(block: BlockOfRecipe, changes: Mapping[str, object]) -> BlockOfRecipe:

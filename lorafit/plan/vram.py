@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from lorafit.errors import RecipeError
 from lorafit.plan.advice import Advice, advise, longest_row, most_rows
-from lorafit.plan.ask import ask, default_recipe, with_options
+from lorafit.plan.ask import ask, check_overrides, default_recipe, with_options
 from lorafit.plan.bands import band
 from lorafit.plan.cards import Card, find_card
 from lorafit.plan.find_shape import find_shape
@@ -150,8 +150,13 @@ def answer(
         RecipeError: no model, or an unknown method, card or target module.
         ModelError: an unknown model, or a config.json that cannot be read.
     """
-    if recipe is None and model is None:
+    if recipe is None and not model:
         raise RecipeError("no model to estimate", fix="give a recipe, or --model NAME", code="E2-USAGE")
+    options = {
+        "--model": model, "--method": method, "--rank": rank, "--target-modules": target_modules,
+        "--max-length": max_length, "--micro-batch-size": micro_batch_size, "--sharding": sharding,
+    }  # fmt: skip
+    check_overrides(overrides, options)
     card = find_card(gpu) if gpu else None
     plain = engine.strip().lower().startswith("transformers")
     base = recipe if recipe is not None else default_recipe(str(model), method, overrides, plain=plain)

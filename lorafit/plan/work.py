@@ -1,5 +1,6 @@
 """How long a run takes: operations by the shapes, and the share of a card's peak that programs reach."""
 
+import math
 from dataclasses import dataclass
 
 from lorafit.errors import RecipeError
@@ -93,6 +94,8 @@ def work(question: MemoryQuestion, card: Card | None, tokens: int | None, price_
             fix="name a card with --gpu, such as rtx-4090",
             code="E2-USAGE",
         )
+    if price_per_hour is not None and not math.isfinite(price_per_hour):
+        raise RecipeError(f"{price_per_hour} is no price", where="--price-per-hour", code="E2-USAGE")
     again = _recomputed(question) * question.recomputed // len(question.shape.layers)
     return Work(_flops(question) + again, again, card, question.gpus, tokens, price_per_hour)
 

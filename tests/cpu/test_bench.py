@@ -11,9 +11,9 @@ from lorafit.plan.shapes import shape_from_config
 from lorafit.plan.work import work as count_work
 from lorafit.recipe.adapters import Lora
 from lorafit.recipe.quantization import Unquantized
+from scripts.bench.breakdown import kind_of, product_operations, profiled
 from scripts.bench.contenders import CONTENDERS, Step
 from scripts.bench.engine import HEADER, rows
-from scripts.bench.profile import kind_of, product_operations, profiled
 from scripts.bench.work import WORKS, Work
 
 SMALL = replace(WORKS["C1"], hidden=128, layers=2, vocabulary=500, longest=64)

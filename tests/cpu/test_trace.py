@@ -173,6 +173,11 @@ def test_a_model_that_transformers_does_not_have() -> None:
         traced(ask(), config)
 
 
+def test_a_shape_that_transformers_refuses() -> None:
+    with pytest.raises(ModelError, match="cannot build 'llama'"):
+        traced(ask(), CONFIG | {"hidden_size": 250})
+
+
 def test_the_installed_transformers_is_traced_and_no_other() -> None:
     asked = {"rank": None, "target_modules": None, "max_length": 256, "micro_batch_size": 2, "gpus": 1, "gpu": None}
     asked |= {"model": "builtin:tiny", "method": "qlora"}

@@ -132,6 +132,31 @@ def test_setting_what_memory_does_not_read_changes_no_name(method: str) -> None:
     assert answer(None, model="8b", method=method, gpu=None, overrides=["seed=7"], **options).question == named  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    "setting",
+    ["quantization.kind=nf4", "adapter={kind: dora}", "model.path=70b", "adapter.rank=8", "data.max_length=64"],
+)
+def test_what_an_option_and_set_both_say_is_refused(setting: str) -> None:
+    options = {"rank": 16, "target_modules": None, "max_length": 512, "micro_batch_size": None, "gpus": 1, "gpu": None}
+    with pytest.raises(RecipeError, match="say the same"):
+        answer(None, model="8b", method="lora", overrides=[setting], **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("method", ["full", "dora"])
+def test_a_name_is_split_only_where_a_recipe_is(method: str) -> None:
+    options = {"rank": None, "target_modules": None, "max_length": None, "micro_batch_size": None, "gpu": None}
+    with pytest.raises(RecipeError, match="--sharding"):
+        answer(None, model="8b", method=method, gpus=2, sharding="full", **options)  # type: ignore[arg-type]
+
+
+def test_no_name_and_no_price_are_said() -> None:
+    options = {"rank": None, "target_modules": None, "max_length": None, "micro_batch_size": None, "gpus": 1}
+    with pytest.raises(RecipeError, match="no model"):
+        answer(None, model="", method="lora", gpu=None, **options)  # type: ignore[arg-type]
+    with pytest.raises(RecipeError, match="no price"):
+        answer(None, model="8b", method="lora", gpu="h100", tokens=9, price_per_hour=float("inf"), **options)  # type: ignore[arg-type]
+
+
 def test_the_answer_says_which_engine() -> None:
     options = {"rank": None, "target_modules": None, "max_length": None, "micro_batch_size": None, "gpus": 1}
     found = answer(None, model="8b", method="qlora", gpu=None, engine="transformers@4.48.1", upcast="all", **options)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Where a step's time goes, by kinds of operations: python -m scripts.bench.profile [C2 ...] [--of trainer].
+"""Where a step's time goes, by kinds of operations: python -m scripts.bench.breakdown [C2 ...] [--of trainer].
 
 One thread, the third step. The shares say what bounds a case that misses its target; what products reach of the rate
 of large ones, in the same process, says whether it is their shapes.
