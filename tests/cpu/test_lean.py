@@ -21,7 +21,7 @@ from lorafit.model.adapt import attach
 from lorafit.model.fast_linear import take_fast_linears
 from lorafit.model.lean import take_lean_blocks
 from lorafit.recipe.adapters import Dora, Lora
-from tests.cpu.toys import toy_llama
+from tests.cpu.toys import kept_storages, toy_llama
 
 SIZES: dict[str, Any] = {"hidden_size": 24, "intermediate_size": 40, "vocab_size": 8, "num_attention_heads": 2}
 
@@ -103,17 +103,8 @@ def adapted() -> nn.Module:
 def test_a_block_keeps_its_input_gate_and_up() -> None:
     model = adapted()
     take_fast_linears(model)
-    parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    found: dict[int, int] = {}
-
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in parameters:
-            found[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
     x = torch.randn(5, 24, requires_grad=True)
-    with saved_tensors_hooks(note, lambda tensor: tensor):
+    with kept_storages(model) as found:
         out = model(x)
     assert out.requires_grad
     assert sum(found.values()) == 4 * 5 * (24 + 1 + 2 * 40 + 3 * 2)  # x, its scale, gate and up, three times A x

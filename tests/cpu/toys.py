@@ -1,11 +1,14 @@
 """Toy models of random weights, a toy tokenizer of single characters, and toy runs made of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from string import printable
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -135,3 +138,19 @@ def randomise(model: PreTrainedModel, size: float = 0.05) -> None:
             torch.nn.init.normal_(parameter, std=size)
         elif parameter.requires_grad and "lora_A" not in name:
             parameter.data *= 1 + 2 * size * torch.randn_like(parameter)
+
+
+@contextmanager
+def kept_storages(model: nn.Module) -> Iterator[dict[int, int]]:
+    """Watch what a forward keeps for its backward: storages besides those of parameters, and their bytes."""
+    parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    found: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            found[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with saved_tensors_hooks(note, lambda tensor: tensor):
+        yield found
