@@ -42,13 +42,13 @@ class _LoraLinear(torch.autograd.Function):
         ctx: Any, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, frozen: nn.Module, scale: float, dropout: float
     ) -> torch.Tensor:
         out: torch.Tensor = frozen(x).to(x.dtype)
-        ctx.frozen, ctx.scale, ctx.dropout = frozen, scale, dropout
+        ctx.frozen, ctx.scale, ctx.dropout = frozen, scale / (1 - dropout), dropout
         rows = _rows(x)
         if dropout:
             ctx.random = _random_state(x.device)
-            rows, _ = torch.native_dropout(rows, dropout, train=True)
+            rows, _ = _dropped(rows, dropout)
         narrow = torch.mm(rows, a.to(x.dtype).t())
-        _rows(out).addmm_(narrow, b.to(x.dtype).t(), alpha=scale)
+        _rows(out).addmm_(narrow, b.to(x.dtype).t(), alpha=ctx.scale)
         ctx.remake, kept = source_of(x)
         if ctx.remake is not None:
             ctx.remake.expect()
@@ -74,7 +74,7 @@ class _LoraLinear(torch.autograd.Function):
         if mask is None:
             of_x.addmm_(narrow_gradient, a.to(ctx.dtype))
         else:
-            of_x.add_(torch.mm(narrow_gradient, a.to(ctx.dtype)).mul_(mask), alpha=1 / (1 - ctx.dropout))
+            of_x.add_(torch.mm(narrow_gradient, a.to(ctx.dtype)).mul_(mask))
         return of_x.view(ctx.shape), of_a, of_b, None, None, None
 
 
@@ -98,13 +98,22 @@ def frozen_weight(module: nn.Module, dtype: torch.dtype) -> torch.Tensor:
     return cast("torch.Tensor", weight.to(dtype))
 
 
+def _dropped(x: torch.Tensor, share: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Zero a share of x; unlike `torch.nn.functional.dropout`, leave the rest as it is: 1 / (1 - share) goes into s.
+
+    Multiplied by it in 16 bits, every value would be rounded once more.
+    """
+    dropped, mask = torch.native_dropout(x, share, train=True)
+    return torch.mul(x, mask, out=dropped), mask
+
+
 def _dropped_again(x: torch.Tensor, share: float, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Drop the values that were dropped from this random state, and leave the generator as it is."""
     now = _random_state(x.device)
     _set_random_state(x.device, state)
-    dropped, mask = torch.native_dropout(x, share, train=True)
+    again = _dropped(x, share)
     _set_random_state(x.device, now)
-    return dropped, mask
+    return again
 
 
 def _random_state(device: torch.device) -> torch.Tensor:
