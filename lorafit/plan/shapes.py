@@ -31,7 +31,7 @@ def shape_by_name(name: str) -> NamedShape:
     Raises:
         ModelError: no entry has this name (it tells the nearest), or it fits several.
     """
-    match = catalogue.find(name)
+    match = catalogue.find(name, lambda entry: shape_from_config(entry.config, entry.hub_id).total_parameters)
     shape = shape_from_config(match.entry.config, match.entry.hub_id)
     if match.entry.unconfirmed:
         doubt = f"the sizes of {match.entry.hub_id} in the catalogue come from one source only"

@@ -156,6 +156,26 @@ def test_the_catalogue_is_whole() -> None:
         ("tinyllama", "TinyLlama/TinyLlama-1.1B-Chat-v1.0"),
         ("phi-4", "microsoft/phi-4"),
         ("gpt2", "openai-community/gpt2"),
+        ("olmo-2-7b", "allenai/OLMo-2-1124-7B"),  # a date in between
+        ("olmo2-13b", "allenai/OLMo-2-1124-13B"),
+        ("command-r", "CohereForAI/c4ai-command-r-v01"),  # words before and after
+        ("command-r7b", "CohereForAI/c4ai-command-r7b-12-2024"),
+        ("command-r:35b", "CohereForAI/c4ai-command-r-v01"),  # a size that its name does not say
+        ("ministral-8b", "mistralai/Ministral-3-8B-Base-2512"),
+        ("granite-8b", "ibm-granite/granite-3.1-8b-base"),
+        ("llama-8b", "meta-llama/Meta-Llama-3-8B"),
+        ("qwen25-7b", "Qwen/Qwen2.5-7B"),
+        ("phi-1.5", "microsoft/phi-1_5"),
+        ("llama3.1:70b", "meta-llama/Llama-3.1-70B"),  # tags of ollama
+        ("gemma3:4b", "google/gemma-3-4b-it"),
+        ("deepseek-r1:8b", "deepseek-ai/DeepSeek-R1-Distill-Llama-8B"),
+        ("deepseek-r1:671b", "deepseek-ai/DeepSeek-R1"),
+        ("mistral-nemo-12b", "mistralai/Mistral-Nemo-Base-2407"),
+        ("phi-4-14b", "microsoft/phi-4"),
+        ("500m", "Qwen/Qwen2.5-0.5B"),
+        ("124m", "openai-community/gpt2"),
+        ("671b", "deepseek-ai/DeepSeek-V3"),
+        ("1t", "moonshotai/Kimi-K2-Instruct"),
     ],
 )
 def test_names_as_people_type_them(typed: str, taken_as: str) -> None:
@@ -190,8 +210,32 @@ def test_an_unknown_name(typed: str) -> None:
             shape_by_name(typed)
 
 
+@pytest.mark.parametrize(
+    ("typed", "asked_back"),
+    [
+        ("100b", "zai-org/GLM-4.5-Air (107b)"),
+        ("70", "did you mean 70b"),
+        ("mistralai/Mistral-7B-Instruct-v0.2", "mistralai/Mistral-7B-v0.3"),
+        ("qwen3-4b-instruct-2507", "Qwen/Qwen3-4B"),
+        ("unsloth/llama-3-8b-bnb-4bit", "meta-llama/Meta-Llama-3-8B"),
+        ("llama-33b", "huggyllama/llama-30b"),
+    ],
+)
+def test_an_unknown_name_is_asked_back(typed: str, asked_back: str) -> None:
+    with pytest.raises(ModelError, match=re.escape(asked_back)):
+        shape_by_name(typed)
+
+
+@pytest.mark.parametrize(
+    "typed", ["deepseek-r1-distill-qwen-7b", "hermes-3-llama-3.1-8b", "qwen1.5-7b", "mistral-7b-v0.2", "gemma-3-270m"]
+)
+def test_another_model_is_not_taken_for_a_name(typed: str) -> None:
+    with pytest.raises(ModelError):
+        shape_by_name(typed)
+
+
 @settings(deadline=None)
-@given(st.text(max_size=30))
+@given(st.one_of(st.text(max_size=30), st.from_regex(r"([a-z]{1,3}[-:_ ]?)?\d{0,3}(\.\d)?[bmt]?", fullmatch=True)))
 def test_any_name_is_found_or_refused(typed: str) -> None:
     assert shape_or_faults(lambda: shape_by_name(typed).shape)
 
