@@ -8,7 +8,7 @@ from typing import NoReturn
 import torch
 
 from lorafit.data.prepare import PreparedData
-from lorafit.errors import NumericalError, Stopped
+from lorafit.errors import Stopped
 from lorafit.report.progress import Reporter
 from lorafit.rundir.step import StepRecord
 from lorafit.rundir.store import verify_folder
@@ -22,6 +22,7 @@ from lorafit.train.checkpoint import (
     write_checkpoint,
 )
 from lorafit.train.evaluation import validation_loss
+from lorafit.train.finite import TRAINED, UNTRAINED, check_finite
 from lorafit.train.loop import Loop
 from lorafit.train.record import Record
 from lorafit.train.rehearsal import rehearse
@@ -150,8 +151,7 @@ class Course:
         self.record.event("evaluation", {"step": step, "loss": loss if math.isfinite(loss) else str(loss)})
         self.loop.ranks.track({"validation_loss": loss}, step)
         reporter.note(f"step {step}: validation loss {loss:.4f}")
-        if not math.isfinite(loss):
-            raise NumericalError(f"the validation loss after step {step} is {loss}", code="E8-NOT-FINITE")
+        check_finite(f"after step {step}", {"the validation loss": loss}, TRAINED if step else UNTRAINED)
         if step:  # an untrained adapter is no candidate
             self._compare_with_best(loss, step)
 

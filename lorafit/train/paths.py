@@ -65,7 +65,8 @@ class Way:
         if again and again == layers:
             return _path("4-bit base", "on", "every layer is unpacked once and stays so: there is room")
         question = self.sizes.question
-        why = (why_packed(question) if question else "this architecture's memory is not known") or "there is no room"
+        why = why_packed(question) if question else "this architecture's memory is not known"
+        why = why or "there is no room, or was none when the run began"
         which = f"{layers - again} of {layers} layers" if again and layers else "every layer"
         return _path("4-bit base", "off", f"{which} unpacked anew for each product: {why}")
 

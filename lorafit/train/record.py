@@ -92,6 +92,16 @@ class Record:
         """Give what has happened to the run so far."""
         return [] if self.run is None else journal.read_events(self.folder)
 
+    def unpacked_layers(self) -> int | None:
+        """Give how many layers of a 4-bit base were unpacked when this run was last under way; None where it begins."""
+        found: int | None = None
+        for event in self.events():
+            if event.get("event") == "created":  # what stands before it began otherwise
+                found = None
+            elif event.get("event") == "plan" and event.get("unpacked_layers") is not None:
+                found = int(event["unpacked_layers"])
+        return found
+
     def publish(self, target: Path, fill: Fill, facts: Mapping[str, object]) -> Commit | None:
         """Commit the result under its final name, in place of an earlier one."""
         if self.run is None:

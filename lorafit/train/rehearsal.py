@@ -1,6 +1,5 @@
 """What a run will ask of the machine at its most, once before it trains: what must fail fails in the first minute."""
 
-import math
 import time
 from pathlib import Path
 
@@ -12,12 +11,12 @@ from lorafit.data.order import packs_at
 from lorafit.data.packing import Packs
 from lorafit.data.prepare import PreparedData
 from lorafit.data.token_rows import TokenRows
-from lorafit.errors import NumericalError
 from lorafit.model.memory import peak_memory_bytes
 from lorafit.recipe.adapters import Full
 from lorafit.recipe.optimizers import OPTIMIZERS, SMALLEST_PAGED_VALUES
 from lorafit.report.units import gibibytes
 from lorafit.train.checkpoint import write_weights
+from lorafit.train.finite import UNTRAINED, check_finite
 from lorafit.train.loop import Loop
 from lorafit.train.record import Record
 
@@ -77,13 +76,8 @@ def _passes(loop: Loop, data: PreparedData) -> int:
         return _pass(loop, data, longest)
 
     total, norm = loop.within_memory(work, 2).tolist()  # added up, so that all raise or none
-    if not (math.isfinite(total) and math.isfinite(norm)):
-        raise NumericalError(
-            f"before the first step: the loss of the longest pass is {total}, the norm of its gradient {norm}; nothing "
-            "was trained",
-            fix="look at the rows with lorafit preview, and whether the base model itself is sound",
-            code="E8-NOT-FINITE",
-        )
+    numbers = {"the loss of the longest pass": total, "the norm of its gradient": norm}
+    check_finite("before the first step", numbers, UNTRAINED, "nothing was trained")
     return data.train_packs.tokens(data.train, longest)
 
 

@@ -43,7 +43,7 @@ from lorafit.train.ranks import Ranks, noticing_losses
 from lorafit.train.record import Record
 from lorafit.train.result import publish, summary
 from lorafit.train.signals import listening
-from lorafit.train.sizes import Sizes, choose_sizes
+from lorafit.train.sizes import Sizes, choose_sizes, unpacked_as_before
 from lorafit.train.together import read_together
 
 
@@ -68,6 +68,7 @@ def train(recipe: Recipe, folder: RunFolder, run: Run | None) -> dict[str, objec
             room = ranks.least(free_bytes(ranks.device, ranks.here))
             host = ranks.least(host_bytes(ranks.device, ranks.here))
             sizes = choose_sizes(recipe, config, dtype, ranks.count, room, classes, host)
+            sizes = unpacked_as_before(sizes, ranks.from_first(record.unpacked_layers))
             head = new_head(data.labels, tokenizer, recipe.seed)
             base = load_base(recipe.model, recipe.quantization, ranks.device, model_folder, head, sharded=sizes.sharded)
             keep_unpacked(base.model, sizes.unpacked_layers)
@@ -75,7 +76,7 @@ def train(recipe: Recipe, folder: RunFolder, run: Run | None) -> dict[str, objec
             loop = make_loop(recipe, attached, data, sizes, ranks, base)
             course = Course(loop, data, record, requests)
             identity = identify(base.folder)
-            record.event("plan", loop.plan.as_json())
+            record.event("plan", loop.plan.as_json() | {"unpacked_layers": sizes.chosen_unpacked})
             if ranks.is_first:
                 record.manifest(_manifest(recipe, base, identity, data, ranks, day))
                 record.write_json(folder.data_report, data.report.as_json())

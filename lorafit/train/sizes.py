@@ -12,7 +12,7 @@ from lorafit.plan.question import BaseDtype, Estimate, MemoryQuestion
 from lorafit.plan.recompute import with_least_recomputation
 from lorafit.plan.shapes import shape_from_config
 from lorafit.plan.shards import is_split
-from lorafit.plan.unpacked import ROOM_SHARE, with_most_unpacked
+from lorafit.plan.unpacked import ROOM_SHARE, why_packed, with_most_unpacked
 from lorafit.recipe.schema import Recipe
 
 USABLE_SHARE = 0.85  # of what is free: the estimate is honest to about a tenth
@@ -32,6 +32,11 @@ class Sizes:
     expected: Estimate | None = None  # all that the memory model says
     question: MemoryQuestion | None = None  # what it was asked
     usable_bytes: int = 0  # that the answer was to fit
+
+    @property
+    def chosen_unpacked(self) -> int | None:
+        """Give how many layers stay unpacked by choice; None where none may."""
+        return self.unpacked_layers if self.question and not why_packed(self.question) else None
 
 
 def choose_sizes(
@@ -88,6 +93,17 @@ def choose_sizes(
         expected=found,
         question=question,
         usable_bytes=usable,
+    )
+
+
+def unpacked_as_before(sizes: Sizes, layers: int | None) -> Sizes:
+    """Keep as many layers unpacked as a run did that goes on (None: it begins), where layers may be at all."""
+    if layers is None or sizes.question is None or sizes.chosen_unpacked is None:
+        return sizes
+    question = replace(sizes.question, unpacked_layers=layers)
+    found = estimate(question)
+    return replace(
+        sizes, unpacked_layers=layers, estimated_peak_bytes=found.peak_bytes, expected=found, question=question
     )
 
 

@@ -1,15 +1,14 @@
 """A step that was taken: its numbers, read from the device when they are there, and not before."""
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from lorafit.errors import NumericalError
 from lorafit.model.memory import peak_memory_bytes
 from lorafit.rundir.step import StepRecord
+from lorafit.train.finite import TRAINED, check_finite
 
 
 class Late:
@@ -50,13 +49,8 @@ class Taken:
         """Say what the step did; `since` is when the step before was read. NumericalError when it was not finite."""
         nats, norm = self.late.read()
         loss = nats / self.target_tokens
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise NumericalError(
-                f"step {self.step}: the loss is {loss}, the norm of the gradient {norm}; nothing of this step was "
-                "applied",
-                fix="start anew with --fresh and a lower training.learning_rate",
-                code="E8-NOT-FINITE",
-            )
+        numbers = {"the loss": loss, "the norm of the gradient": norm}
+        check_finite(f"step {self.step}", numbers, TRAINED, "nothing of this step was applied")
         return StepRecord(
             step=self.step,
             loss=loss,

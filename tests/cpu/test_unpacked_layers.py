@@ -11,6 +11,7 @@ from bitsandbytes.nn import Linear4bit
 from conftest import write_recipe
 from safetensors.torch import load_file
 from test_run import lines
+from test_step import stops_at
 from toys import randomise, save_toy, toy_gpt2, toy_llama, toy_qwen2
 from transformers import PreTrainedModel
 
@@ -22,7 +23,9 @@ from lorafit.recipe.adapters import Lora
 from lorafit.recipe.quantization import Fp4, Nf4
 from lorafit.recipe.schema import Dtype, ModelSpec
 from lorafit.train import run
+from lorafit.train.course import Course
 from lorafit.train.doctor import diagnose
+from lorafit.train.sizes import unpacked_as_before
 from lorafit.train.start import start
 
 CPU = torch.device("cpu")
@@ -89,6 +92,29 @@ def test_a_run_is_the_same_run(
     weights = [load_file(root / "adapter" / WEIGHTS) for root in (none, auto)]
     assert weights[0].keys() == weights[1].keys()
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_a_run_goes_on_with_the_layers_that_it_had(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[int] = []
+    monkeypatch.setattr(run, "keep_unpacked", lambda model, count: counts.append(count))
+    changes = {"data__validation": None, "training__max_steps": 3, "training__save_every": 1}
+    loaded = write_recipe(tmp_path, tiny_model, quantization={"kind": "nf4"}, **changes)
+    settle, choose = Course._settle, run.choose_sizes
+
+    def with_room_for(layers: int) -> None:
+        monkeypatch.setattr(run, "choose_sizes", lambda *given: unpacked_as_before(choose(*given), layers))
+
+    monkeypatch.setattr(Course, "_settle", stops_at(2))
+    with_room_for(1)
+    with pytest.raises(KeyboardInterrupt):
+        start(loaded, tmp_path / "run", "new")
+    monkeypatch.setattr(Course, "_settle", settle)
+    with_room_for(0)  # another process holds the rest
+    start(loaded, tmp_path / "run", "resume")
+    start(loaded, tmp_path / "run", "fresh")
+    assert counts == [1, 1, 0]
 
 
 @pytest.mark.parametrize(("kept", "what"), [("none", "as the recipe says"), ("auto", "unpacked once")])
