@@ -3,7 +3,8 @@
     python -m scripts.gpu [WORD ...] [--budget SECONDS] [--out FOLDER] [--device cpu --tiny]
 
 A WORD picks the cells that have it in their name ("G1", "nf4"). Results are lines of JSON in FOLDER, with a table
-beside them. Without a card nothing is measured, and the reason is said.
+beside them. Without a card nothing is measured, and the reason is said. What cannot measure anything (a WORD that no
+cell has, a budget for no cell) ends with exit code 2.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from scripts.gpu.cells import Cell, every_cell
 from scripts.gpu.table import table
@@ -29,6 +30,7 @@ NEEDS = {"trl": "trl", "trl_packed": "trl"}
 def main() -> None:
     """Measure cell after cell until all are done or the time is over."""
     asked = _options()
+    cells = chosen(asked.words)
     reason = None if asked.device == "cpu" else no_card()
     if reason:
         print(f"nothing to measure: {reason}")
@@ -36,8 +38,9 @@ def main() -> None:
     asked.out.mkdir(parents=True, exist_ok=True)
     results = asked.out / ("tiny.jsonl" if asked.tiny else "results.jsonl")
     done = read(results)
+    if asked.budget <= STARTING_SECONDS and any(cell.name not in done for cell in cells):
+        refuse(f"--budget {asked.budget:g}: no cell is begun with {STARTING_SECONDS} seconds left or fewer")
     deadline = time.monotonic() + asked.budget
-    cells = [cell for cell in every_cell() if not asked.words or any(word in cell.name for word in asked.words)]
     about = versions(asked.device)
     for cell in cells:
         if cell.name not in done and time.monotonic() + STARTING_SECONDS < deadline:
@@ -58,6 +61,22 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--tiny", action="store_true", help="toy sizes, to run the scripts themselves")
     return parser.parse_args()
+
+
+def chosen(words: list[str]) -> list[Cell]:
+    """Give the cells that have one of the words in their name, all without words; each word must be in one."""
+    cells = every_cell()
+    unknown = [word for word in words if not any(word in cell.name for cell in cells)]
+    if unknown:
+        names = "\n".join(f"  {cell.name}" for cell in cells)
+        refuse(f"no cell has {', '.join(map(repr, unknown))} in its name; there are\n{names}")
+    return [cell for cell in cells if not words or any(word in cell.name for word in words)]
+
+
+def refuse(why: str) -> NoReturn:
+    """End with exit code 2: what was asked for measures nothing."""
+    print(why, file=sys.stderr)
+    sys.exit(2)
 
 
 def no_card() -> str | None:

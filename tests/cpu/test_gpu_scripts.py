@@ -82,3 +82,21 @@ def test_without_a_card_it_says_why(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     main()
     assert str(no_card()).startswith("torch")
     assert capsys.readouterr().out == f"nothing to measure: {no_card()}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["G1", "G99"], "no cell has 'G99' in its name; there are\n  G10 loss"),
+        (["G11", "--budget", "60"], "--budget 60: no cell is begun with 60 seconds left or fewer"),
+    ],
+)
+def test_what_measures_nothing_is_refused(
+    words: list[str], why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["gpu", *words, "--device", "cpu", "--tiny", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith(why)
+    assert not list(tmp_path.iterdir())
