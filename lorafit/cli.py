@@ -132,12 +132,14 @@ def estimate_vram(
     method: Annotated[str | None, typer.Option(help="lora, qlora, dora, qdora or full.")] = None,
     rank: Annotated[int | None, typer.Option(min=1, help="Rank of the adapter.")] = None,
     target_modules: Annotated[str | None, typer.Option(help="all-linear, attention, mlp, or a,b,c.")] = None,
-    max_length: Annotated[int | None, typer.Option(min=8, help="Tokens of a row.")] = None,
+    max_length: Annotated[str | None, typer.Option(metavar="N", help="Tokens of a row: 8192, 8k.")] = None,
     micro_batch_size: Annotated[int | None, typer.Option(min=1, help="Rows per forward pass.")] = None,
-    gpus: Annotated[int, typer.Option(min=1, help="GPUs; bytes are given for each.")] = 1,
+    gpus: Annotated[int, typer.Option(min=1, max=4096, help="GPUs; bytes are given for each.")] = 1,
     sharding: Annotated[str | None, typer.Option(help="Of the base over GPUs: auto, none or full.")] = None,
     gpu: Annotated[str | None, typer.Option(help="Card to fit on: 24GB, rtx-4090, h100, ...")] = None,
-    tokens: Annotated[int | None, typer.Option(min=1, help="Tokens to train on, over all epochs.")] = None,
+    tokens: Annotated[
+        str | None, typer.Option(metavar="N", help="Tokens to train on, over all epochs: 1000000, 1e9, 1B.")
+    ] = None,
     price_per_hour: Annotated[float | None, typer.Option(min=0, help="Of one GPU, in any currency.")] = None,
     sweep: Annotated[str | None, typer.Option(help="One setting over a range: max_length=1k..64k.")] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Trace the real step too (seconds, no GPU).")] = False,
@@ -149,6 +151,7 @@ def estimate_vram(
 ) -> None:
     """Say how much GPU memory training takes, by component, without a GPU and without weights."""
     from lorafit.data.class_count import read_recipe
+    from lorafit.plan.counts import tokens_of_a_row, tokens_to_train_on
     from lorafit.plan.vram import answer
     from lorafit.rundir.measured import own_truths
 
@@ -161,14 +164,14 @@ def estimate_vram(
         method=method,
         rank=rank,
         target_modules=target_modules,
-        max_length=max_length,
+        max_length=None if max_length is None else tokens_of_a_row(max_length),
         micro_batch_size=micro_batch_size,
         gpus=gpus,
         gpu=gpu,
         engine=engine,
         upcast=upcast,
         swept=sweep,
-        tokens=tokens,
+        tokens=None if tokens is None else tokens_to_train_on(tokens),
         price_per_hour=price_per_hour,
         classes=classes,
         sharding=sharding,

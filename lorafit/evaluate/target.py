@@ -1,6 +1,6 @@
 """What is evaluated or talked to: a run, or a model; known by recipe and tokenizer before weights are loaded."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +11,12 @@ from lorafit.model.classify import labels_in
 from lorafit.model.find import find_model
 from lorafit.model.run import Loaded, base_folder, load_model, load_run, read_recipe, result_folder
 from lorafit.model.tokenizer import load_tokenizer
+from lorafit.plan.base_config import positions
 from lorafit.plan.find_shape import read_config
 from lorafit.recipe.adapters import Full
 from lorafit.recipe.schema import DataSpec, ModelSpec, Recipe, Source
 from lorafit.rundir.layout import RunFolder
 
-CONTEXT_KEYS = ("max_position_embeddings", "n_positions")
 DEFAULT_CONTEXT = 2048
 
 
@@ -49,7 +49,7 @@ def find_target(name: str, data: Sequence[str] = ()) -> Target:
     run = RunFolder(root)
     if not run.is_run():
         folder = find_model(name)
-        context = _context(read_config(folder / "config.json"))
+        context = positions(read_config(folder / "config.json"))
         labels = labels_in(folder)
         recipe = _model_recipe(name, context, data, classifies=bool(labels))
         return Target(name, None, recipe, load_tokenizer(folder), context, lambda: load_model(name), labels)
@@ -57,18 +57,8 @@ def find_target(name: str, data: Sequence[str] = ()) -> Target:
     result = result_folder(run, recipe)
     full = isinstance(recipe.adapter, Full)
     base = result if full else base_folder(run, recipe)
-    context = _context(read_config(base / "config.json"))
+    context = positions(read_config(base / "config.json"))
     return Target(name, run, recipe, load_tokenizer(result), context, lambda: load_run(root), labels_in(result))
-
-
-def _context(config: Mapping[str, object]) -> int | None:
-    """Find the length of the context; models of several parts keep it with their text part."""
-    text = config.get("text_config")
-    for part in (config, text if isinstance(text, dict) else {}):
-        for key in CONTEXT_KEYS:
-            if isinstance(length := part.get(key), int):
-                return length
-    return None
 
 
 def _model_recipe(name: str, context: int | None, data: Sequence[str], *, classifies: bool) -> Recipe:

@@ -14,6 +14,7 @@ from lorafit.data.prepare import PreparedData, TokenRows, prepare
 from lorafit.data.template_defaults import settle
 from lorafit.errors import ModelError, first_line
 from lorafit.model.find import check_weights, find_model, refuse_code
+from lorafit.plan.base_config import are_learned, positions, refuse_stored_quantised
 from lorafit.plan.find_shape import read_config
 from lorafit.recipe.schema import Recipe
 
@@ -32,6 +33,7 @@ def read_data(recipe: Recipe, cache: Cache | None) -> tuple[Path, "PreTrainedTok
     model_folder = find_model(recipe.model.path, recipe.model.revision)
     config = read_config(model_folder / "config.json")
     refuse_code(model_folder, config)
+    refuse_stored_quantised(config, str(model_folder / "config.json"))
     check_weights(model_folder)
     tokenizer, data = _prepared(recipe, model_folder, config, cache)
     return model_folder, tokenizer, data
@@ -56,8 +58,29 @@ def _prepared(
     data.remarks.extend([decided] if decided else [])
     if data.labels:
         end_documents(tokenizer)  # as it was when the rows were tokenised, be that now or long ago
-    check_vocabulary([data.train, *([data.validation] if data.validation else [])], config)
+    sets = [data.train, *([data.validation] if data.validation else [])]
+    check_vocabulary(sets, config)
+    data.remarks.extend(check_positions(sets, config))
     return tokenizer, data
+
+
+def check_positions(sets: Sequence[TokenRows], config: Mapping[str, Any]) -> list[str]:
+    """Remark on rows longer than the model was made for. ModelError where it cannot read them at all."""
+    most = positions(config)
+    beyond = [(rows, rows.lengths > most) for rows in sets if most is not None and len(rows)]
+    count = sum(int(longer.sum()) for _, longer in beyond)
+    if not count or most is None:
+        return []
+    rows, longer = next(each for each in beyond if each[1].any())
+    place, tokens = rows.place(int(longer.argmax())), max(int(rows.lengths.max()) for rows, _ in beyond)
+    fix = f"data.max_length: {most} with on_overlong: drop or truncate"
+    if are_learned(config):
+        what = f"the row is longer than the {most:,} positions that the model has embeddings of"
+        raise ModelError(what, where=place, fix=fix, code="E4-POSITIONS")
+    return [
+        f"warning: {count:,} rows are longer than the {most:,} positions that the model was made for (the longest has "
+        f"{tokens:,} tokens; {place} for one): they are new to it; {fix} leaves them out"
+    ]
 
 
 def check_vocabulary(sets: Sequence[TokenRows], config: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from lorafit.plan.memory import estimate
 from lorafit.plan.question import MemoryQuestion
+from lorafit.plan.recompute import in_words
 from lorafit.plan.targets import part_of
 from lorafit.recipe.adapters import Dora, Full, Lora
 from lorafit.recipe.quantization import Bits4, Int8, Nf4, Unquantized
@@ -20,6 +21,50 @@ class Advice:
 
     change: str
     saves_bytes: int
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How far a card takes a recipe in one way to recompute; 0 where not even a short row fits."""
+
+    recomputation: str
+    most_rows: int  # a pass, at the row length that was asked about
+    longest_row: int  # tokens, one row a pass
+    host_bytes: int  # pinned memory of this machine that the longest row takes
+
+    def as_json(self) -> dict[str, object]:
+        """Give the same for a program."""
+        return {
+            "recomputation": self.recomputation,
+            "largest_micro_batch_size": self.most_rows,
+            "longest_row_tokens": self.longest_row,
+            "host_bytes": self.host_bytes,
+        }
+
+
+def reaches(question: MemoryQuestion, capacity_bytes: int, *, auto: bool) -> list[Reach]:
+    """Say how far the card goes: as the recipe has it, or under `auto` on each of its last two steps.
+
+    Under `auto` what was chosen for the length asked about is no limit: a longer row is recomputed, in the end from the
+    host. Layers are unpacked into what room is left, and count for nothing here.
+    """
+    packed = replace(question, unpacked_layers=0)
+    if not auto:
+        return [_reach(packed, capacity_bytes)]
+    everything = replace(packed, checkpointing=True, recomputed_layers=None, offloaded=False)
+    away = [] if question.stack else [replace(everything, offloaded=True)]
+    return [_reach(each, capacity_bytes) for each in (everything, *away)]
+
+
+def _reach(question: MemoryQuestion, capacity_bytes: int) -> Reach:
+    length = longest_row(question, capacity_bytes)
+    longest = replace(question, max_length=max(1, length), micro_batch_size=1)
+    return Reach(
+        recomputation=in_words(question.recomputed, len(question.shape.layers), offloaded=question.offloaded),
+        most_rows=most_rows(question, capacity_bytes),
+        longest_row=length,
+        host_bytes=estimate(longest).host_bytes if length else 0,
+    )
 
 
 def advise(question: MemoryQuestion) -> list[Advice]:

@@ -1,23 +1,18 @@
 """From a recipe, or a model's name, and the options of the command line to a question about memory."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TypeVar
 
 from pydantic import ValidationError
 
 from lorafit.errors import Fault, RecipeError
+from lorafit.plan.autos import Room, least_question, resolve
 from lorafit.plan.cards import Card
 from lorafit.plan.layers import ModelShape
 from lorafit.plan.listed import with_listed_experts
-from lorafit.plan.memory import estimate, largest_micro_batch
 from lorafit.plan.question import BaseDtype, MemoryQuestion
-from lorafit.plan.recompute import with_least_recomputation
-from lorafit.plan.shards import is_split
 from lorafit.plan.stack import Stack
-from lorafit.plan.unpacked import ROOM_SHARE, with_most_unpacked
 from lorafit.recipe.adapters import Adapter, Dora, Full, Lora, TargetModules
 from lorafit.recipe.adapters.low_rank import LowRank
 from lorafit.recipe.quantization import Nf4, Quantization, Unquantized
@@ -165,40 +160,10 @@ def ask(
 
     `classes` are those of a classification head, 0 without one.
     """
-    training = recipe.training
     if stack and stack.lists_experts:
         shape = with_listed_experts(shape)
-    size = training.micro_batch_size
-    rows = 1 if size == "auto" else size
-    question = MemoryQuestion(
-        shape=shape,
-        adapter=recipe.adapter,
-        quantization=recipe.quantization,
-        optimizer=training.optimizer,
-        dtype=_dtype(recipe, card),
-        max_length=recipe.data.max_length,
-        micro_batch_size=rows,
-        checkpointing=training.gradient_checkpointing != "none",
-        offloaded=training.gradient_checkpointing == "offloaded",
-        accumulation=rows < -(-training.global_batch_size // gpus),
-        gpus=gpus,
-        explicit_attention=recipe.model.attention == "eager",
-        stack=stack,
-        classes=classes,
-    )
-    capacity = math.inf if card is None else card.capacity_bytes
-    question = replace(
-        question, sharded=is_split(recipe, question, lambda asked: estimate(asked).on_card_bytes <= capacity)
-    )
-    if card is None:
-        return question
-    if training.gradient_checkpointing == "auto":
-        question = with_least_recomputation(question, lambda asked: estimate(asked).on_card_bytes <= capacity)
-    if size == "auto":
-        most = largest_micro_batch(question, card.capacity_bytes, training.global_batch_size, gpus)
-        per_process = -(-training.global_batch_size // gpus)
-        question = replace(question, micro_batch_size=most, accumulation=most < per_process)
-    return with_most_unpacked(question, lambda asked: estimate(asked).on_card_bytes <= ROOM_SHARE * capacity)
+    least = least_question(recipe, shape, _dtype(recipe, card), gpus, stack, classes)
+    return resolve(recipe, least, None if card is None else Room(card.capacity_bytes))
 
 
 def _dtype(recipe: Recipe, card: Card | None) -> BaseDtype:

@@ -12,8 +12,10 @@ from lorafit.errors import RecipeError
 GIB = 2**30
 # a card sold with 24 GB offers a program about 23.5 GiB: firmware and driver keep the rest
 USABLE_SHARE = 0.98
-LARGEST_GB = 1024
-_CAPACITY = re.compile(r"(\d+(?:\.\d+)?)\s*(?:gb|gib|g)?")
+LARGEST_GB = 512  # twice what any card of the catalogue has
+_CAPACITY = re.compile(r"(\d+(?:\.\d+)?)\s*([mgt]?)(?:i?b)?")
+# of a GiB; a megabyte is taken for 1024th part, as nvidia-smi prints it, and promises no more than there is
+_PARTS = {"m": 1 / 1024, "": 1, "g": 1, "t": 1024}
 _SOLD_AS = re.compile(r"[-_\s]*(\d+)\s*gb$")
 _MAKERS = re.compile(r"\b(nvidia|amd|geforce|tesla|quadro|instinct|sxm\d?|pcie)\b")
 
@@ -60,10 +62,13 @@ def find_card(text: str) -> Card:
 
 
 def _by_capacity(word: str) -> Card | None:
-    size = _CAPACITY.fullmatch(word)
-    if size is None or not 1 <= float(size[1]) <= LARGEST_GB:
+    found = _CAPACITY.fullmatch(word)
+    if found is None:
         return None
-    return Card(f"{size[1]} GB card", int(float(size[1]) * USABLE_SHARE * GIB))
+    size = float(found[1]) * _PARTS[found[2]]
+    if size > LARGEST_GB:
+        raise _too_large(word)
+    return Card(f"{size:g} GB card", int(size * USABLE_SHARE * GIB)) if size >= 1 else None
 
 
 def cards_that_hold(needed_bytes: int, count: int = 3) -> list[Card]:
@@ -86,6 +91,15 @@ def _smallest(plain: str) -> Card | None:
 
 def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name)
+
+
+def _too_large(word: str) -> RecipeError:
+    return RecipeError(
+        f"no card has {word[:40]!r}",
+        where="--gpu",
+        fix=f"give one card's capacity, at most {LARGEST_GB}GB, and --gpus N for several cards",
+        code="E2-CARD",
+    )
 
 
 def _unknown(text: str, plain: str, known: dict[str, Card]) -> RecipeError:

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lorafit.plan.reserved import Reserved
+from lorafit.plan.units import Unit
 from lorafit.plan.unroll import Recording
 
 MOST_TENSORS = 8
-GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -97,23 +97,23 @@ class Exact:
             "versions": dict(self.versions),
         } | (self.reserved.as_json() if self.reserved else {})
 
-    def as_text(self, estimated_bytes: int) -> str:
-        """Give the facts for a person."""
+    def as_text(self, estimated_bytes: int, unit: Unit) -> str:
+        """Give the facts for a person, in the unit of the table above."""
         peak = self.moments[self.peak_phase]
         depths = " and ".join(str(depth) for depth in self.traced_layers)
-        rows = [f"{size / GIB:8.2f}  {name}" for name, size in self.components().items()]
+        rows = [f"{unit.of(size):>8}  {name}" for name, size in self.components().items()]
         tensors = [
-            f"{size / GIB:8.2f}  {peak.counts[group]} x {group.dtype} {list(group.shape)}: {group.owner}"
+            f"{unit.of(size):>8}  {peak.counts[group]} x {group.dtype} {list(group.shape)}: {group.owner}"
             for group, size in _largest(peak)
         ]
         return "\n".join(
             [
                 f"EXACT, the real step traced with {depths} of {self.layers} layers in {self.seconds:.1f} s: "
-                f"{self.peak_bytes / GIB:.2f} GiB in the {self.peak_phase}; "
+                f"{unit.of(self.peak_bytes)} {unit.name} in the {self.peak_phase}; "
                 f"the estimate is {100 * (estimated_bytes / self.peak_bytes - 1):+.1f} %",
-                *([self.reserved.as_text()] if self.reserved else []),
+                *([self.reserved.as_text(unit)] if self.reserved else []),
                 *rows,
-                "Largest tensors at that moment, in GiB:",
+                f"Largest tensors at that moment, in {unit.name}:",
                 *tensors,
             ]
         )

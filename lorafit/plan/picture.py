@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from html import escape
 
+from lorafit.plan.units import Unit
 from lorafit.plan.unroll import Recording
 
-GIB = 2**30
 WIDTH, HEIGHT, LEFT, TOP, BELOW = 960, 360, 64, 40, 96
 COLUMNS = 240  # moments drawn: of those that fall together, the fullest
 WEIGHTS, STATES, KEPT = "weights and adapter", "optimizer states", "kept from the forward"
@@ -93,11 +93,12 @@ def draw(recording: Recording, title: str) -> str:
         back = [point(moment.place, size) for moment, size in zip(chosen, below, strict=True)]
         areas.append(f'<polygon fill="{colour}" points="{" ".join([*edge, *reversed(back)])}"/>')
         below = above
+    unit = Unit(peak.total)
     x, y = point(peak.place, peak.total).split(",")
     marks = [
         f'<line x1="{x}" y1="{y}" x2="{x}" y2="{HEIGHT}" stroke="black" stroke-dasharray="3 3"/>',
         f'<circle cx="{x}" cy="{y}" r="4"/>',
-        _text(float(x) - 8, float(y) + 4, f"peak {peak.total / GIB:.2f} GiB", "end"),
+        _text(float(x) - 8, float(y) + 4, f"peak {unit.of(peak.total)} {unit.name}", "end"),
     ]
     return "\n".join(
         [_head(title), *areas, *_axis(peak.total), *marks, *_passes(recording, across), *_legend(), "</svg>\n"]
@@ -119,13 +120,13 @@ def _head(title: str) -> str:
 
 
 def _axis(most: int) -> list[str]:
-    steps = 4
+    steps, unit = 4, Unit(most)
     lines = []
     for index in range(steps + 1):
         y = HEIGHT - (HEIGHT - TOP) * index / steps
         lines.append(f'<line x1="{LEFT}" y1="{y}" x2="{WIDTH - 16}" y2="{y}" stroke="black" stroke-opacity="0.15"/>')
-        lines.append(_text(LEFT - 8, y + 4, f"{most * index / steps / GIB:.2f}", "end"))
-    return [*lines, _text(LEFT - 8, TOP - 12, "GiB", "end")]
+        lines.append(_text(LEFT - 8, y + 4, unit.of(most * index // steps), "end"))
+    return [*lines, _text(LEFT - 8, TOP - 12, unit.name, "end")]
 
 
 def _passes(recording: Recording, across: float) -> list[str]:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from lorafit.plan.allocator import CardFull, Event, replay
 from lorafit.plan.memory import CONTEXT_BYTES, WORKSPACE_BYTES
+from lorafit.plan.units import Unit
 
-GIB = 2**30
 WORKSPACE = -1  # the number of cuBLAS' workspace, which lives from the first product on
 
 
@@ -35,12 +35,12 @@ class Reserved:
             "fits_without_expandable_segments": self.fits_default,
         }
 
-    def as_text(self) -> str:
+    def as_text(self, unit: Unit) -> str:
         """Give the facts for a person."""
         said = (
-            f"Replayed through torch's allocator: {self.expandable_bytes / GIB:.2f} GiB reserved "
-            f"({self.default_bytes / GIB:.2f} without expandable segments), "
-            f"{self.on_card_bytes / GIB:.2f} on the card with a CUDA context of {CONTEXT_BYTES / GIB:.2f}"
+            f"Replayed through torch's allocator: {unit.of(self.expandable_bytes)} {unit.name} reserved "
+            f"({unit.of(self.default_bytes)} without expandable segments), "
+            f"{unit.of(self.on_card_bytes)} on the card with a CUDA context of {unit.of(CONTEXT_BYTES)}"
         )
         if self.fits_expandable is None:
             return said

@@ -13,6 +13,7 @@ Kernel = Literal["varlen", "sdpa", "flash_attention_2", "eager"]
 Loss = Literal["full", "fused"]
 
 NEWEST = (5, 23)
+LAST = {4: 57, 5: None}  # minor version of each major one; None: more may come
 OLDEST = (4, 38)  # models of before keep a causal mask and a cache that this does not know
 _ENGINE = re.compile(r"([a-z]+)(?:@(\d{1,6}(?:\.\d{1,6})*))?")
 
@@ -42,7 +43,7 @@ class Stack:
     @property
     def name(self) -> str:
         """As it is written after `--engine`."""
-        return f"transformers@{'.'.join(str(part) for part in self.version)}"
+        return f"transformers@{_dotted(self.version)}"
 
     def loss_forward_bytes(self, narrow_before: tuple[int, ...] | None = None) -> int:
         """Bytes per token and word of the vocabulary at the height of the loss, logits in 16 bits.
@@ -144,12 +145,23 @@ def _stack(engine: str, upcast: str | None, kernel: Kernel) -> Stack | None:
         if upcast is not None:
             raise RecipeError("lorafit turns nothing to float32", where="--upcast", fix="leave it out", code="E2-USAGE")
         return None
-    version = tuple(int(part) for part in found[2].split(".")) if found[2] else NEWEST
-    if version < OLDEST:
+    return Stack(_version(found[2]) if found[2] else NEWEST, _upcast(upcast), kernel=kernel)
+
+
+def _version(text: str) -> tuple[int, ...]:
+    """Read a version of transformers that there is, or may yet be of the newest major one."""
+    version = tuple(int(part) for part in text.split("."))
+    last = LAST.get(version[0], 0)
+    if version < OLDEST or version[0] not in LAST or (last is not None and version[1:2] > (last,)):
         raise RecipeError(
-            f"transformers before {OLDEST[0]}.{OLDEST[1]} is not modelled", where="--engine", code="E2-USAGE"
-        )
-    return Stack(version, _upcast(upcast), kernel=kernel)
+            f"transformers {text[:20]} is not modelled", where="--engine", code="E2-USAGE",
+            fix=f"give {_dotted(OLDEST)} to 4.{LAST[4]}, or 5.0 to {_dotted(NEWEST)}, the newest that was read",
+        )  # fmt: skip
+    return version
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
 
 
 def _upcast(text: str | None) -> Upcast:

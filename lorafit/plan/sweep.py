@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from lorafit.errors import RecipeError
 from lorafit.plan.memory import estimate
 from lorafit.plan.question import MemoryQuestion
+from lorafit.plan.units import Unit
 from lorafit.recipe.adapters import Full
 
 MOST_VALUES = 32
 MOST_DIGITS = 12  # Python reads no number of thousands
-GIB = 2**30
 WIDTH = 40  # characters of the longest bar
 _RANGE = re.compile(r"(max_length|micro_batch_size|rank)=(\d+k?)(?:\.\.(\d+k?)|((?:,\d+k?)*))")
 
@@ -71,9 +71,10 @@ class Sweep:
     def as_text(self) -> str:
         """Draw a bar for each value."""
         most = max(point.on_card_bytes for point in self.points)
-        lines = [f"{self.setting:>16}  {'peak':>8}  {'on card':>8}  GiB"]
+        unit = Unit(max(point.peak_bytes for point in self.points))
+        lines = [f"{self.setting:>16}  {'peak':>8}  {'on card':>8}  {unit.name}"]
         lines += [
-            f"{point.value:>16,}  {point.peak_bytes / GIB:8.2f}  {point.on_card_bytes / GIB:8.2f}  "
+            f"{point.value:>16,}  {unit.of(point.peak_bytes):>8}  {unit.of(point.on_card_bytes):>8}  "
             f"{'#' * max(1, round(WIDTH * point.on_card_bytes / most))}{self._mark(point)}"
             for point in self.points
         ]

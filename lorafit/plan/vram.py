@@ -5,17 +5,20 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from lorafit.errors import RecipeError
-from lorafit.plan.advice import Advice, advise, longest_row, most_rows
+from lorafit.plan.advice import Advice, Reach, advise, reaches
 from lorafit.plan.ask import ask, check_overrides, default_recipe, with_options
+from lorafit.plan.autos import rows_of_process
 from lorafit.plan.bands import band
+from lorafit.plan.base_config import beyond_positions, positions, refuse_stored_quantised
 from lorafit.plan.cards import Card, find_card
 from lorafit.plan.find_shape import find_shape
-from lorafit.plan.memory import estimate
+from lorafit.plan.memory import LARGEST_PASS_TOKENS, estimate
 from lorafit.plan.outside import outside
 from lorafit.plan.question import Component, Estimate, MemoryQuestion
 from lorafit.plan.recompute import in_words
 from lorafit.plan.shapes import NamedShape
-from lorafit.plan.stack import Stack, find_stack
+from lorafit.plan.stack import NEWEST, Stack, find_stack
+from lorafit.plan.unpacked import ROOM_SHARE
 from lorafit.plan.work import Work, work
 from lorafit.recipe.quantization import Unquantized
 from lorafit.recipe.schema import Recipe
@@ -34,8 +37,7 @@ class Fit:
     card: Card
     verdict: Verdict
     headroom_bytes: int
-    most_rows: int  # per pass, at this row length
-    longest_row: int  # tokens, one row per pass
+    reaches: list[Reach]  # the recipe's own way to recompute, or the last two of `auto`; the furthest last
 
     def as_json(self) -> dict[str, object]:
         """Give the facts for a program. `tight` fits too, with expandable segments, as a run sets them."""
@@ -45,8 +47,9 @@ class Fit:
             "fits": self.verdict != "does not fit",
             "headroom_bytes": self.headroom_bytes,
             "verdict": self.verdict,
-            "largest_micro_batch_size": self.most_rows,
-            "longest_row_tokens": self.longest_row,
+            "largest_micro_batch_size": self.reaches[-1].most_rows,
+            "longest_row_tokens": self.reaches[-1].longest_row,
+            "reaches": [reach.as_json() for reach in self.reaches],
         }
 
 
@@ -60,6 +63,7 @@ class Answer:
     estimate: Estimate
     fit: Fit | None
     advice: list[Advice]
+    warnings: list[str]
     assumptions: list[str]
     work: Work
     outside: list[Component]
@@ -92,6 +96,8 @@ class Answer:
             "offloaded": self.question.offloaded,
             "unpacked_layers": self.question.unpacked_layers,
             "assumptions": self.assumptions,
+            "warnings": self.warnings,
+            "positions": positions(self.model.config),
             "engine": self.question.stack.name if self.question.stack else "lorafit",
             "alternatives": self.model.alternatives,
             "work": self.work.as_json(),
@@ -157,7 +163,7 @@ def answer(
         "--max-length": max_length, "--micro-batch-size": micro_batch_size, "--sharding": sharding,
     }  # fmt: skip
     check_overrides(overrides, options)
-    card = find_card(gpu) if gpu else None
+    card = None if gpu is None else find_card(gpu)
     plain = engine.strip().lower().startswith("transformers")
     base = recipe if recipe is not None else default_recipe(str(model), method, overrides, plain=plain)
     asked = with_options(
@@ -171,6 +177,7 @@ def answer(
     )
     name = model or base.model.path
     found = find_shape(name, None if model else base.model.revision, online=True)
+    refuse_stored_quantised(found.config, name)
     attention = asked.model.attention
     stack = find_stack(engine, upcast, "sdpa" if attention == "auto" else attention, habits)
     question = ask(asked, found.shape, gpus, card, stack, classes)
@@ -183,8 +190,9 @@ def answer(
         model=found,
         question=question,
         estimate=result,
-        fit=_fit(question, result, card) if card else None,
+        fit=_fit(question, result, card, auto=asked.training.gradient_checkpointing == "auto") if card else None,
         advice=advise(question),
+        warnings=[said] if (said := beyond_positions(question.max_length, found.config)) else [],
         assumptions=[*_assumptions(asked, question, card), f"the band {around.said}"],
         work=work(question, card, tokens, price_per_hour),
         outside=outside(question, result, asked.training.keep_checkpoints),
@@ -198,10 +206,9 @@ def _swept(text: str, question: MemoryQuestion, card: Card | None) -> "Sweep":
     return sweep(text, question, card.capacity_bytes if card else None)
 
 
-def _fit(question: MemoryQuestion, result: Estimate, card: Card) -> Fit:
+def _fit(question: MemoryQuestion, result: Estimate, card: Card, *, auto: bool) -> Fit:
     """Tight: the tensors fit, the holes that torch leaves between them may not."""
     needed = result.peak_bytes + result.context_bytes
-    packed = replace(question, unpacked_layers=0)  # layers are unpacked into what room the rows leave
     verdict: Verdict = "does not fit"
     if needed <= card.capacity_bytes:
         verdict = "fits" if result.on_card_bytes <= card.capacity_bytes else "tight"
@@ -209,8 +216,7 @@ def _fit(question: MemoryQuestion, result: Estimate, card: Card) -> Fit:
         card=card,
         verdict=verdict,
         headroom_bytes=card.capacity_bytes - needed,
-        most_rows=most_rows(packed, card.capacity_bytes),
-        longest_row=longest_row(packed, card.capacity_bytes),
+        reaches=reaches(question, card.capacity_bytes, auto=auto),
     )
 
 
@@ -222,10 +228,20 @@ def _assumed_of(question: MemoryQuestion, stack: Stack) -> list[str]:
     logits = "all logits at once" if stack.loss == "full" else "logits a chunk at a time"
     cache = ", use_cache left on" if stack.cache else ""
     said = [f"{stack.name}: the Trainer {products}, adapters in {adapters}, {logits}, AdamW {updates}{cache}"]
+    if stack.version[:2] > NEWEST:
+        said.append(f"{stack.name} does as transformers@{NEWEST[0]}.{NEWEST[1]}, the newest that was read")
     if not isinstance(question.quantization, Unquantized):
         kept = {"none": "nothing", "norms": "the norms", "all": "norms, embedding and head"}[stack.upcast]
         said.append(f"before training {kept} turned to float32 (--upcast {stack.upcast}; PEFT's own default is all)")
     return said
+
+
+def _why_so_many(recipe: Recipe, question: MemoryQuestion, card: Card | None) -> str:
+    if card is None:
+        return "name a card with --gpu for as many as fit"
+    rows = rows_of_process(recipe, question.gpus)
+    among = f"among the divisors of the {rows:,} rows of a step, and up to {LARGEST_PASS_TOKENS:,} tokens a pass"
+    return f"the most that fit {among}"
 
 
 def _assumptions(recipe: Recipe, question: MemoryQuestion, card: Card | None) -> list[str]:
@@ -244,13 +260,17 @@ def _assumptions(recipe: Recipe, question: MemoryQuestion, card: Card | None) ->
         )
         said.append(f"gradient_checkpointing auto: {choice}{why}")
     if recipe.training.micro_batch_size == "auto":
-        because = "the most that fit" if card else "name a card with --gpu for the most that fit"
-        said.append(f"micro_batch_size auto is {question.micro_batch_size}: {because}")
+        said.append(f"micro_batch_size auto is {question.micro_batch_size}: {_why_so_many(recipe, question, card)}")
     if question.unpacked_layers:
         layers = f"{question.unpacked_layers} of {len(question.shape.layers)} layers"
-        said.append(f"keep_unpacked auto: {layers} stay unpacked, the most that fit, for less time")
+        said.append(
+            f"keep_unpacked auto: {layers} stay unpacked, as many as {ROOM_SHARE:.0%} of the card hold, for less time"
+        )
     if question.stack:
         said += _assumed_of(question, question.stack)
+    if question.gpus > recipe.training.global_batch_size and not question.stack:
+        rows = recipe.training.global_batch_size
+        said.append(f"of {question.gpus:,} GPUs all but {rows:,} idle: training.global_batch_size is {rows:,}")
     if question.gpus > 1:
         holds = "a part of the base, and gathers a layer while it is used" if question.sharded else "the whole model"
         said.append(

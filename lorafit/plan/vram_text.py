@@ -2,16 +2,18 @@
 
 from typing import TYPE_CHECKING
 
+from lorafit.plan.base_config import positions
 from lorafit.plan.cards import cards_that_hold
 from lorafit.plan.recompute import in_words
+from lorafit.plan.units import GIB, Unit
 from lorafit.recipe.adapters import Full
 from lorafit.recipe.quantization import Bits4, Unquantized
 
 if TYPE_CHECKING:
+    from lorafit.plan.advice import Reach
     from lorafit.plan.question import Estimate, MemoryQuestion
     from lorafit.plan.vram import Answer, Fit
 
-MIB, GIB = 2**20, 2**30
 MOST_ADVICE = 6
 MOST_ALTERNATIVES = 8
 
@@ -23,23 +25,13 @@ def as_text(answer: "Answer") -> str:
     if answer.sweep:
         blocks.append(answer.sweep.as_text())
     if answer.exact:
-        blocks.append(answer.exact.as_text(answer.estimate.peak_bytes))
+        blocks.append(answer.exact.as_text(answer.estimate.peak_bytes, Unit(answer.estimate.peak_bytes)))
     if answer.fit:
-        blocks.append(_verdict(answer.fit, answer.estimate))
+        blocks.append(_verdict(answer.fit, answer))
     if answer.advice:
         blocks.append(_advice(answer))
     blocks.append("\n".join(f"Assumed: {line}" for line in answer.assumptions))
     return "\n\n".join(blocks)
-
-
-class _Unit:
-    """GiB, or MiB where the whole sum is small."""
-
-    def __init__(self, largest_bytes: int) -> None:
-        self.name, self.size = ("GiB", GIB) if largest_bytes >= GIB else ("MiB", MIB)
-
-    def of(self, count: int) -> str:
-        return f"{count / self.size:.2f}"
 
 
 def _gib(count: int) -> str:
@@ -59,6 +51,7 @@ def _header(answer: "Answer") -> str:
         listed = answer.model.alternatives[:MOST_ALTERNATIVES]
         more = ", ..." if len(answer.model.alternatives) > len(listed) else ""
         lines.append(f"The name also fits {', '.join(listed)}{more}")
+    lines += [f"Warning: {said}" for said in answer.warnings]
     return "\n".join(lines)
 
 
@@ -83,7 +76,7 @@ def _setting(question: "MemoryQuestion") -> str:
 
 
 def _table(answer: "Answer") -> str:
-    found, unit = answer.estimate, _Unit(answer.estimate.peak_bytes)
+    found, unit = answer.estimate, Unit(answer.estimate.peak_bytes)
     rows = [(part.bytes, part.name, part.formula) for part in found.components]
     band = f"{unit.of(found.low_bytes)} to {unit.of(found.high_bytes)}"
     rows.append((found.peak_bytes, f"PEAK, allocated by torch: {found.peak_phase}", band))
@@ -96,12 +89,13 @@ def _table(answer: "Answer") -> str:
 
 
 def _outside(answer: "Answer") -> str:
-    unit = _Unit(answer.estimate.peak_bytes)
+    unit = Unit(answer.estimate.peak_bytes)
     parts = [f"{unit.of(part.bytes)} {part.name}" for part in answer.outside]
     return f"Besides, each at its own time, in {unit.name}: {'; '.join(parts)}"
 
 
-def _verdict(fit: "Fit", estimate: "Estimate") -> str:
+def _verdict(fit: "Fit", answer: "Answer") -> str:
+    estimate, most = answer.estimate, positions(answer.model.config)
     card = f"{fit.card.name} ({_gib(fit.card.capacity_bytes)} GiB usable)"
     if fit.verdict == "does not fit":
         first = f"DOES NOT FIT {card}: {_gib(-fit.headroom_bytes)} GiB too much"
@@ -109,10 +103,20 @@ def _verdict(fit: "Fit", estimate: "Estimate") -> str:
         first = f"TIGHT on {card}: the tensors fit, the holes between them only as torch gives them back"
     else:
         first = f"FITS {card}: {_gib(fit.headroom_bytes)} GiB to spare"
-    if not fit.longest_row:
+    lines = [first, *(_reach(reach, most) for reach in fit.reaches if reach.longest_row)]
+    if len(lines) == 1:
         return f"{first}\nNo row is short enough. {_other_cards(estimate)}"
-    most = f"Most rows a pass at this length: {fit.most_rows:,}; longest row, one a pass: {fit.longest_row:,} tokens"
-    return f"{first}\n{most}" + (f"\n{_other_cards(estimate)}" if fit.verdict == "does not fit" else "")
+    return "\n".join([*lines, *([_other_cards(estimate)] if fit.verdict == "does not fit" else [])])
+
+
+def _reach(reach: "Reach", positions: int | None) -> str:
+    host = f" ({_gib(reach.host_bytes)} GiB of it for that row)" if reach.host_bytes else ""
+    longer = positions is not None and positions < reach.longest_row
+    beyond = f" (the model was made for {positions:,})" if longer else ""
+    return (
+        f"With {reach.recomputation}{host}: most rows a pass at this length {reach.most_rows:,}; "
+        f"longest row, one a pass, {reach.longest_row:,} tokens{beyond}"
+    )
 
 
 def _other_cards(estimate: "Estimate") -> str:
@@ -121,6 +125,6 @@ def _other_cards(estimate: "Estimate") -> str:
 
 
 def _advice(answer: "Answer") -> str:
-    unit = _Unit(answer.estimate.peak_bytes)
+    unit = Unit(answer.estimate.peak_bytes)
     lines = [f"{unit.of(each.saves_bytes):>8}  {each.change}" for each in answer.advice[:MOST_ADVICE]]
     return "\n".join([f"What would lower the peak, each change alone, in {unit.name}:", *lines])

@@ -59,7 +59,7 @@ class Work:
 
     def as_text(self) -> str:
         """Give the facts for a person."""
-        lines = [f"Work: {self.flops_per_token / 1e9:.1f} GFLOP a token"]
+        lines = [f"Work: {self.flops_per_token / 1e9:,.3g} GFLOP a token"]
         if self.recomputed_flops_per_token:
             lines[0] += f", {self.recomputed_flops_per_token / self.flops_per_token:.0%} of it recomputation"
         if self.tokens_per_second:

@@ -136,8 +136,8 @@ class TrainingSpec(Spec):
     )
     micro_batch_size: Literal["auto"] | Annotated[int, Field(ge=1, le=10**6)] = Field(
         default="auto",
-        description="Rows per forward pass; auto: the most that fit. Gradients do not depend on it, but for rounding, "
-        "and for dropout, which is drawn pass by pass.",
+        description="Rows per forward pass; auto: as many as fit, of the divisors of a process's rows of a step, up to "
+        "16,384 tokens. Gradients do not depend on it, but for rounding, and for dropout, which is drawn pass by pass.",
     )
     learning_rate: float = Field(default=2e-4, gt=0, le=1, description="Peak; about ten times full fine-tuning's.")
     schedule: Literal["constant", "linear", "cosine", "wsd"] = Field(

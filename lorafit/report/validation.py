@@ -7,8 +7,9 @@ from pathlib import Path
 from lorafit.data.rows import check_rows, local_files, sources
 from lorafit.errors import DataError, Fault, LorafitError, MachineError, ModelError
 from lorafit.model.find import find_local
+from lorafit.plan.base_config import beyond_positions, refuse_stored_quantised
 from lorafit.plan.find_shape import find_shape
-from lorafit.plan.shapes import ModelShape
+from lorafit.plan.shapes import NamedShape
 from lorafit.plan.targets import leaf_counts, match_targets
 from lorafit.plan.trackers import missing_trackers
 from lorafit.recipe.adapters import Full
@@ -53,21 +54,27 @@ def check(loaded: LoadedRecipe) -> Validation:
 
 
 def _check_model(recipe: Recipe, notes: list[str]) -> None:
-    shape = _shape(recipe, notes)
-    if shape is None or isinstance(recipe.adapter, Full):
+    found = _shape(recipe, notes)
+    if found is None:
+        return
+    refuse_stored_quantised(found.config, "model.path")
+    if beyond := beyond_positions(recipe.data.max_length, found.config):
+        notes.append(f"warning: {beyond}")
+    shape = found.shape
+    if isinstance(recipe.adapter, Full):
         return
     targets = match_targets(
         recipe.adapter.target_modules, [linear.name for linear in shape.linears()], shape.model_type
     )
     counts = ", ".join(f"{leaf} x{count}" for leaf, count in leaf_counts(targets).items())
-    notes.append(f"model: {shape.name}, {shape.total_parameters:,} parameters; adapter on {counts}")
+    notes.append(f"model: {found.taken_as}, {shape.total_parameters:,} parameters; adapter on {counts}")
 
 
-def _shape(recipe: Recipe, notes: list[str]) -> ModelShape | None:
+def _shape(recipe: Recipe, notes: list[str]) -> NamedShape | None:
     """Find the model's sizes on this machine, else in the catalogue."""
     is_here = find_local(recipe.model.path) is not None
     try:
-        return find_shape(recipe.model.path, recipe.model.revision).shape
+        return find_shape(recipe.model.path, recipe.model.revision)
     except ModelError:
         if is_here:
             raise
@@ -107,7 +114,7 @@ def _lines(block: dict[str, object], indent: str = "") -> list[str]:
     """Write a resolved recipe as YAML-like lines."""
     lines = []
     for key, value in block.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             lines += [f"{indent}{key}:", *_lines(value, indent + "  ")]
         else:
             lines.append(f"{indent}{key}: {json.dumps(value)}")

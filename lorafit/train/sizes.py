@@ -7,12 +7,11 @@ from typing import cast
 import torch
 
 from lorafit.errors import ModelError
-from lorafit.plan.memory import estimate, largest_micro_batch
+from lorafit.plan.autos import Room, least_question, resolve
+from lorafit.plan.memory import estimate
 from lorafit.plan.question import BaseDtype, Estimate, MemoryQuestion
-from lorafit.plan.recompute import with_least_recomputation
 from lorafit.plan.shapes import shape_from_config
-from lorafit.plan.shards import is_split
-from lorafit.plan.unpacked import ROOM_SHARE, why_packed, with_most_unpacked
+from lorafit.plan.unpacked import why_packed
 from lorafit.recipe.schema import Recipe
 
 USABLE_SHARE = 0.85  # of what is free: the estimate is honest to about a tenth
@@ -56,7 +55,7 @@ def choose_sizes(
     """
     training = recipe.training
     try:
-        question = replace(_question(recipe, config, dtype, world_size), classes=classes)
+        shape = shape_from_config(config, recipe.model.path)
     except ModelError:
         rows = 1 if training.micro_batch_size == "auto" else training.micro_batch_size
         again = 0 if training.gradient_checkpointing == "none" else None
@@ -67,20 +66,9 @@ def choose_sizes(
             sharded=training.sharding == "full" and world_size > 1,
             offloaded=training.gradient_checkpointing == "offloaded",
         )
-    usable = int(USABLE_SHARE * free_bytes)
-    least = replace(question, checkpointing=training.gradient_checkpointing != "none")
-    sharded = is_split(recipe, least, lambda asked: estimate(asked).peak_bytes <= usable)
-    question = replace(question, sharded=sharded, offloaded=question.offloaded and host_bytes > 0)
-    if training.gradient_checkpointing == "auto":
-        on_host = estimate(replace(question, checkpointing=True, offloaded=True)).host_bytes
-        has_host = on_host <= USABLE_SHARE * host_bytes
-        question = with_least_recomputation(
-            question, lambda asked: estimate(asked).peak_bytes <= usable, has_host=has_host
-        )
-    if training.micro_batch_size == "auto":
-        rows = largest_micro_batch(question, usable, training.global_batch_size, world_size)
-        question = replace(question, micro_batch_size=rows)
-    question = with_most_unpacked(question, lambda asked: estimate(asked).peak_bytes <= ROOM_SHARE * usable)
+    room = Room(int(USABLE_SHARE * free_bytes), int(USABLE_SHARE * host_bytes), lambda found: found.peak_bytes)
+    width = cast("BaseDtype", str(dtype).removeprefix("torch."))
+    question = resolve(recipe, least_question(recipe, shape, width, world_size, classes=classes), room)
     found = estimate(question)
     return Sizes(
         micro_batch_size=question.micro_batch_size,
@@ -92,7 +80,7 @@ def choose_sizes(
         unpacked_layers=question.unpacked_layers,
         expected=found,
         question=question,
-        usable_bytes=usable,
+        usable_bytes=room.bytes,
     )
 
 
@@ -104,22 +92,4 @@ def unpacked_as_before(sizes: Sizes, layers: int | None) -> Sizes:
     found = estimate(question)
     return replace(
         sizes, unpacked_layers=layers, estimated_peak_bytes=found.peak_bytes, expected=found, question=question
-    )
-
-
-def _question(recipe: Recipe, config: Mapping[str, object], dtype: torch.dtype, world_size: int) -> MemoryQuestion:
-    """Ask about one row without recomputation, where the recipe leaves it open."""
-    size = recipe.training.micro_batch_size
-    return MemoryQuestion(
-        shape=shape_from_config(config, recipe.model.path),
-        adapter=recipe.adapter,
-        quantization=recipe.quantization,
-        optimizer=recipe.training.optimizer,
-        dtype=cast("BaseDtype", str(dtype).removeprefix("torch.")),
-        max_length=recipe.data.max_length,
-        micro_batch_size=1 if size == "auto" else size,
-        checkpointing=recipe.training.gradient_checkpointing in ("full", "offloaded"),
-        offloaded=recipe.training.gradient_checkpointing == "offloaded",
-        gpus=world_size,
-        explicit_attention=recipe.model.attention == "eager",
     )

@@ -1,9 +1,11 @@
 """What `validate` says of a recipe whose parts do not fit together."""
 
+import json
 from pathlib import Path
 
 import pytest
 
+from lorafit import assets
 from lorafit.errors import DataError, LorafitError
 from lorafit.recipe.load import load_recipe
 from lorafit.report.validation import check
@@ -46,3 +48,15 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
 
 def test_a_tracker_that_is_not_there_is_said_before_the_run() -> None:
     assert any("mlflow is not installed" in line for line in faults("output.trackers=[mlflow]"))
+
+
+def test_rows_beyond_the_positions_are_warned_of() -> None:
+    assert not [note for note in check(load_recipe(RECIPE)).notes if "warning" in note]
+    notes = check(load_recipe(RECIPE, ["data.max_length=513"])).notes
+    assert [note for note in notes if "the model was made for 512 positions" in note]
+
+
+def test_a_base_of_quantised_weights_is_refused(tmp_path: Path) -> None:
+    config = json.loads((assets.folder("builtin:tiny") / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "awq"}}))
+    assert any("quantised already (awq)" in line for line in faults(f"model.path={tmp_path}"))

@@ -22,7 +22,7 @@ from lorafit.data.faults import ReadLog
 from lorafit.data.prepare import PreparedData, prepare
 from lorafit.data.rows import check_rows, read_rows
 from lorafit.errors import LorafitError
-from lorafit.model.tokenizer import check_vocabulary
+from lorafit.model.tokenizer import check_positions, check_vocabulary
 from lorafit.plan.plan import make_plan
 from lorafit.recipe.schema import Recipe, Source
 
@@ -333,6 +333,19 @@ def test_124_a_vocabulary_larger_than_the_embeddings(tmp_path: Path) -> None:
         check_vocabulary([rows], {"vocab_size": largest})
     with pytest.raises(LorafitError, match="E4-VOCABULARY"):
         check_vocabulary([rows], {"text_config": {"vocab_size": largest}})
+
+
+def test_rows_beyond_the_positions_of_a_model(tmp_path: Path) -> None:
+    file = rows_file(tmp_path, [chat("a", "b"), chat("a" * 40, "b" * 40)])
+    rows = prepare(recipe(file), TOKENIZER).train
+    longest = int(rows.lengths.max())
+    for model_type in ("llama", "gpt2"):
+        assert check_positions([rows], {"model_type": model_type, "max_position_embeddings": longest}) == []
+    assert check_positions([rows], {"model_type": "llama"}) == []  # its config does not say
+    said = check_positions([rows], {"model_type": "llama", "max_position_embeddings": longest - 1})
+    assert [line for line in said if "1 rows are longer" in line and "rows.jsonl:2" in line] == said != []
+    with pytest.raises(LorafitError, match=r"rows.jsonl:2: .*E4-POSITIONS"):
+        check_positions([rows], {"model_type": "gpt2", "n_positions": longest - 1})
 
 
 def test_124_given_ids_beyond_the_vocabulary(tmp_path: Path) -> None:

@@ -86,6 +86,9 @@ def test_engines_as_people_type_them() -> None:
         (long, None),
         ("transformers@", None),
         ("transformers@4.2", None),
+        ("transformers@99", None),
+        ("transformers@6", None),
+        ("transformers@4.58", None),  # there was none
         ("lorafit", "all"),
     ):
         with pytest.raises(RecipeError):
@@ -163,3 +166,14 @@ def test_the_answer_says_which_engine() -> None:
     assert found.as_json()["engine"] == "transformers@4.48.1"
     assert "qlora by transformers@4.48.1" in found.as_text()
     assert any("--upcast all" in line for line in found.assumptions)
+
+
+def test_a_version_newer_than_what_was_read_says_so() -> None:
+    options: dict[str, object] = dict.fromkeys(("rank", "target_modules", "max_length", "micro_batch_size", "gpu"))
+    newer, read = (
+        answer(None, model="1b", method="lora", gpus=1, engine=engine, **options)  # type: ignore[arg-type]
+        for engine in ("transformers@5.99", "transformers@5.23.1")
+    )
+    assert newer.estimate == read.estimate
+    assert any("the newest that was read" in line for line in newer.assumptions)
+    assert not any("the newest that was read" in line for line in read.assumptions)

@@ -9,6 +9,7 @@ import pytest
 from lorafit.errors import ModelError, RecipeError
 from lorafit.plan.advice import longest_row, most_rows
 from lorafit.plan.cards import GIB, cards, cards_that_hold, find_card
+from lorafit.plan.counts import tokens_of_a_row, tokens_to_train_on
 from lorafit.plan.memory import estimate
 from lorafit.plan.vram import Answer, answer
 from lorafit.recipe.adapters import Dora, Lora
@@ -60,7 +61,7 @@ def test_the_text_names_what_was_taken_the_sum_and_the_verdict() -> None:
     assert "linear weights in nf4" in text
     assert "PEAK, allocated by torch" in text
     assert "FITS rtx-4090 (23.52 GiB usable)" in text
-    assert "Most rows a pass at this length" in text
+    assert "With every layer recomputed: most rows a pass at this length" in text
 
 
 def test_the_column_of_the_table_adds_up() -> None:
@@ -155,11 +156,87 @@ def test_longest_row_and_most_rows_are_on_the_edge() -> None:
     assert estimate(replace(found.question, max_length=int(length * 1.03) + 256)).on_card_bytes > capacity
 
 
+@pytest.mark.parametrize("gpu", ["12GB", "24GB"])
+def test_what_auto_is_said_to_reach_it_reaches_and_nothing_longer(gpu: str) -> None:
+    recipe = a_recipe(quantization=Nf4())
+    found = ask(recipe, gpu=gpu).fit
+    kept, away = found.reaches
+    assert (kept.recomputation, away.recomputation) == (
+        "every layer recomputed",
+        "every layer recomputed, from the host",
+    )
+    assert 0 < kept.longest_row < away.longest_row == found.as_json()["longest_row_tokens"]
+    assert kept.host_bytes == 0 < away.host_bytes
+    for reach in (kept, away):
+        at_the_edge = ask(recipe, gpu=gpu, max_length=reach.longest_row)
+        assert (at_the_edge.fit.verdict, at_the_edge.question.offloaded) == ("fits", reach is away)
+        assert f"{reach.longest_row:,} tokens" in ask(recipe, gpu=gpu).as_text()
+    assert ask(recipe, gpu=gpu, max_length=int(away.longest_row * 1.03)).fit.verdict != "fits"
+
+
+def test_plain_transformers_keeps_nothing_on_the_host() -> None:
+    recipe = a_recipe(quantization=Nf4())
+    found = ask(recipe, gpu="16GB", max_length=8192, engine="transformers")
+    assert (found.fit.verdict, found.question.recomputed, found.question.offloaded) == ("does not fit", 32, False)
+    assert len(found.fit.reaches) == 1
+
+
+def test_a_reserve_is_not_called_the_most_that_fit() -> None:
+    found = ask(a_recipe(quantization=Nf4()), gpu="80GB", max_length=512)
+    more = replace(found.question, micro_batch_size=found.question.micro_batch_size * 2)
+    said = "\n".join(found.assumptions)
+    assert estimate(more).on_card_bytes < found.fit.card.capacity_bytes  # and is not taken: a step has no more rows
+    assert "among the divisors of the 16 rows of a step" in said
+    assert "as many as 80% of the card hold" in said
+
+
+def test_cards_without_a_row_are_said_to_idle() -> None:
+    assert any("of 64 GPUs all but 16 idle" in line for line in ask(model="8b", gpus=64).assumptions)
+    assert not any("idle" in line for line in ask(model="8b", gpus=16).assumptions)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("1e9", 10**9),
+        ("1B", 10**9),
+        ("500M", 5 * 10**8),
+        ("1.5b", 1_500_000_000),
+        ("1_000_000", 10**6),
+        ("1,000,000", 10**6),
+        ("2k", 2000),
+        ("123456789012345", 123456789012345),
+    ],
+)
+def test_counts_as_people_type_them(text: str, count: int) -> None:
+    assert tokens_to_train_on(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "0", "-5", "1e400", "1e99", "1.5", "nan", "inf", "9" * 40, "many", "1e9e9", "²"])
+def test_a_count_that_is_none(text: str) -> None:
+    with pytest.raises(RecipeError, match="--tokens") as error:
+        tokens_to_train_on(text)
+    assert error.value.faults[0].fix
+
+
+def test_thousands_of_a_row_are_those_of_its_range() -> None:
+    assert [tokens_of_a_row(text) for text in ("8k", "8192", "32K", "1.5k")] == [8192, 8192, 32768, 1536]
+    for text in ("7", "10000001", "8kb"):
+        with pytest.raises(RecipeError, match="--max-length"):
+            tokens_of_a_row(text)
+
+
+def test_small_answers_are_in_one_unit() -> None:
+    found = ask(model="builtin:tiny", swept="max_length=64,128")
+    assert "GiB" not in found.as_text().replace("0.3 to 2 GiB", "").replace("some hundred MiB", "")
+    assert "on card  MiB" in found.as_text()
+
+
 def test_what_does_not_fit_says_which_cards_would_do() -> None:
     found = ask(model="70b", gpu="24GB")
     assert found.fit.verdict == "does not fit"
     assert found.fit.headroom_bytes < 0
-    assert found.fit.longest_row == 0
+    assert [reach.longest_row for reach in found.fit.reaches] == [0]
     assert "DOES NOT FIT 24 GB card" in found.as_text()
     assert "b200" in found.as_text()
 
@@ -194,16 +271,20 @@ def test_tight_lies_between_fits_and_does_not_fit() -> None:
         ("48gb", "48 GB card"),
         ("80", "80 GB card"),
         ("23.5 GiB", "23.5 GB card"),
+        ("24576MB", "24 GB card"),
+        ("24564 MiB", "23.9883 GB card"),  # as nvidia-smi prints an rtx-4090
+        ("0.25TB", "256 GB card"),
     ],
 )
 def test_cards_as_people_type_them(text: str, name: str) -> None:
     assert find_card(text).name == name
 
 
-@pytest.mark.parametrize("text", ["", "0GB", "5000GB", "rtx", "h100-40gb", "gpu", "-24GB"])
+@pytest.mark.parametrize("text", ["", "0GB", "5000GB", "rtx", "h100-40gb", "gpu", "-24GB", "1TB", "512MB", "infGB"])
 def test_an_unknown_card(text: str) -> None:
-    with pytest.raises(RecipeError, match="no card that lorafit knows"):
+    with pytest.raises(RecipeError, match="no card") as error:
         find_card(text)
+    assert error.value.faults[0].fix
 
 
 def test_a_card_offers_less_than_it_is_sold_with() -> None:
