@@ -1,5 +1,6 @@
 """The commands: read the words, load the recipe, call the one room that does the work, print."""
 
+import errno
 import sys
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
@@ -8,7 +9,7 @@ import typer
 from typer.exceptions import TyperException
 
 from lorafit import __version__
-from lorafit.errors import LorafitError, RecipeError
+from lorafit.errors import LorafitError, RecipeError, StorageError
 from lorafit.model.quiet import quiet_libraries, without_torch
 from lorafit.not_built import refuse_what_is_not_built
 from lorafit.report.output import emit, write_out, writing_out
@@ -33,6 +34,11 @@ Habits = Annotated[
     ),
 ]
 NO_HABITS: list[str] = []
+# what the machine refuses: whoever runs the command can mend it. Other errors of files are bugs of ours
+THE_MACHINES = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENAMETOOLONG, errno.ELOOP,
+    errno.EMFILE,
+}  # fmt: skip
 
 
 @app.callback(invoke_without_command=True)
@@ -236,6 +242,8 @@ def generate(
     as_json: AsJson = False,
 ) -> None:
     """Answer a prompt, or chat, with the same template as in training."""
+    if prompt is not None and not prompt.strip():
+        raise RecipeError("the prompt is empty", fix="give text; without --prompt it is a chat", code="E2-USAGE")
     quiet_libraries()
     from lorafit.evaluate.chat import converse
 
@@ -283,6 +291,17 @@ def main() -> None:
         _fail(RecipeError(error.format_message(), fix="`--help` tells what a command takes", code="E2-USAGE"))
     except LorafitError as error:
         _fail(error)
+    except OSError as error:
+        if error.errno not in THE_MACHINES:
+            raise
+        _fail(
+            StorageError(
+                f"cannot be read or written: {error.strerror}",
+                where=str(error.filename or ""),
+                fix="give another path, or mend its rights or its disk",
+                code="E7-IO",
+            )
+        )
 
 
 def _fail(error: LorafitError) -> NoReturn:

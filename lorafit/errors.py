@@ -43,6 +43,7 @@ class LorafitError(Exception):
     """The user's to mend: carries every fault that was found, one line each."""
 
     exit_code: ClassVar[int] = 1
+    otherwise: ClassVar[str] = "`--help` tells what a command takes"  # the remedy of a fault that names none
 
     def __init__(self, what: str | Sequence[Fault], *, where: str = "", fix: str = "", code: str = "") -> None:
         self.faults = [Fault(what, where, fix, code)] if isinstance(what, str) else list(what)
@@ -50,7 +51,9 @@ class LorafitError(Exception):
 
     def as_json(self) -> dict[str, object]:
         """Give the same facts to a program: `{"error": {"exit_code", "faults": [...]}}`."""
-        faults = [{"code": f.code, "what": f.what, "where": f.where, "fix": f.fix} for f in self.faults]
+        faults = [
+            {"code": f.code, "what": f.what, "where": f.where, "fix": f.fix or self.otherwise} for f in self.faults
+        ]
         return {"error": {"exit_code": self.exit_code, "faults": faults}}
 
 
@@ -58,12 +61,14 @@ class RecipeError(LorafitError):
     """The command line or the recipe is wrong."""
 
     exit_code = 2
+    otherwise = "give what is expected there; `lorafit schema` tells what each key takes"
 
 
 class DataError(LorafitError):
     """A row, a file or a split of the data is wrong."""
 
     exit_code = 3
+    otherwise = "mend the data, or leave the row out; `lorafit preview` shows the rows as they are read"
 
 
 class ModelError(LorafitError):

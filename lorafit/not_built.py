@@ -28,7 +28,9 @@ def refuse_what_is_not_built(app: typer.Typer) -> None:
 def _refusal(name: str) -> Callable[[], None]:
     def refuse() -> None:
         raise RecipeError(
-            f"`lorafit {name}` ({NOT_BUILT[name]}) is not part of version {__version__} yet", code="E2-NOT-BUILT"
+            f"`lorafit {name}` ({NOT_BUILT[name]}) is not part of version {__version__} yet",
+            fix="lorafit --help lists what is",
+            code="E2-NOT-BUILT",
         )
 
     return refuse

@@ -20,6 +20,18 @@ def folder(path: str) -> Path | None:
     return Path(str(files("lorafit.assets"))) / name
 
 
+def existing(path: str) -> Path | None:
+    """Give the folder or file that a path of a built-in or of this machine names; None where there is none.
+
+    A name that no file system takes (too long, a null byte) names nothing.
+    """
+    there = folder(path) or Path(path).expanduser()
+    try:
+        return there if there.exists() else None
+    except (OSError, ValueError):
+        return None
+
+
 def shown(path: str) -> str:
     """Write a path inside the package as `builtin:NAME/...`, the same on every machine, and any other as it is."""
     inside = path.removeprefix(f"{files('lorafit.assets')}/")

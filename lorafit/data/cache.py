@@ -87,7 +87,12 @@ class Cache:
         self.store.commit_folder(self.root / key / ENTRY, fill, facts, replace=True)
         found = self.find(key)
         if found is None:
-            raise StorageError("cannot be read back", where=str(self.root / key), code="E7-CACHE")
+            raise StorageError(
+                "cannot be read back",
+                where=str(self.root / key),
+                fix="look for room and rights on that disk, or set LORAFIT_CACHE=off",
+                code="E7-CACHE",
+            )
         return replace(found, from_cache=False)
 
     def _lock(self, folder: Path) -> int:
@@ -175,7 +180,9 @@ def _checked(entry: Path) -> Commit:
     commit = check_sizes(entry)
     hashes = {file.name: file.sha256 for file in commit.files}
     if hash_file(entry / TABLE).sha256 != hashes[TABLE]:
-        raise StorageError("is damaged", where=str(entry), code="E7-CACHE")
+        raise StorageError(
+            "is damaged", where=str(entry), fix="delete that folder: the rows are prepared anew", code="E7-CACHE"
+        )
     return commit
 
 

@@ -70,7 +70,12 @@ def of_folder(files: Sequence[File], path: str, split: str, default_split: str) 
     """Choose the files of a split among those of a folder: by name, or all where no name tells of a split."""
     files = [file for file in files if suffix(file) and not file.name.startswith(".")]
     if not files:
-        raise DataError(f"holds no file of rows ({', '.join(SUFFIXES)})", where=path, code="E3-NO-FILE")
+        raise DataError(
+            f"holds no file of rows ({', '.join(SUFFIXES)})",
+            where=path,
+            fix="give a folder or a file with rows of one of these kinds",
+            code="E3-NO-FILE",
+        )
     named = [file for file in files if _split_of(file) == split]
     if named:
         return named
@@ -114,13 +119,20 @@ def _matching(pattern: Path) -> list[Path]:
     try:
         found = sorted(root.glob(str(pattern.relative_to(root))))
     except ValueError as error:  # such as a**b
-        raise DataError(f"is no pattern: {error}", where=str(pattern), code="E3-NO-FILE") from None
+        raise DataError(
+            f"is no pattern: {error}", where=str(pattern), fix="write it like data/*.jsonl", code="E3-NO-FILE"
+        ) from None
     return [file for file in found if file.is_file()]
 
 
 def _one_file(file: Path, path: str, split: str, default_split: str) -> list[Path]:
     if not file.is_file():
-        raise DataError("is neither a file nor a folder", where=path, code="E3-NO-FILE")
+        raise DataError(
+            "is neither a file nor a folder",
+            where=path,
+            fix="give a file, a folder or a pattern of rows",
+            code="E3-NO-FILE",
+        )
     of_file(path, split, default_split)
     return [file]
 

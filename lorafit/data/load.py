@@ -86,7 +86,9 @@ class Loader:
         if report is None or self.faults:
             raise NotKept
         if self.keys.of(source) != key:
-            raise StorageError("the data, or the date in its template, changed meanwhile", code="E7-CACHE")
+            raise StorageError(
+                "the data, or the date in its template, changed meanwhile", fix="start again", code="E7-CACHE"
+            )
         return report
 
     def _afresh(self, source: Source | Validation, key: Key | None) -> Loaded | None:
@@ -111,7 +113,9 @@ class Loader:
             return None
         except OSError as error:
             what = f"cannot be read: {error.strerror or error}"
-            self.faults.append(Fault(what, str(source.path), code="E3-FILE-READ"))
+            self.faults.append(
+                Fault(what, str(source.path), fix="look for the file and the right to read it", code="E3-FILE-READ")
+            )
             return None
         self.faults += loading.faults()
         return loading.report(name, key.files if key else [])
@@ -173,7 +177,14 @@ class _Loading:
         if self.preferences:
             found.append(preferences_fault(self.preferences, str(self.source.path)))
         if not found and not self.writer.rows:
-            found.append(Fault(self._nothing_left(), str(self.source.path), code="E3-NO-ROWS"))
+            found.append(
+                Fault(
+                    self._nothing_left(),
+                    str(self.source.path),
+                    fix="limit, on_bad_row and on_overlong decide which rows are kept",
+                    code="E3-NO-ROWS",
+                )
+            )
         return found
 
     def _nothing_left(self) -> str:

@@ -100,7 +100,9 @@ def _failures_named(url: str) -> Iterator[None]:
     except (DataError, MachineError, DamagedFile):
         raise
     except FileNotFoundError:
-        raise DataError("there is no such file or folder", where=url, code="E3-NO-FILE") from None
+        raise DataError(
+            "there is no such file or folder", where=url, fix="check the address", code="E3-NO-FILE"
+        ) from None
     except Exception as error:  # noqa: BLE001
         raise _unreachable(url, error) from None
 

@@ -115,9 +115,18 @@ class ChatTemplate:
             raise
         except (TemplateSyntaxError, SyntaxError) as error:
             what = f"the chat template is not valid Jinja: {getattr(error, 'message', error)}"
-            raise DataError(what, where=f"line {error.lineno} of the template", code="E3-TEMPLATE") from None
+            raise DataError(
+                what,
+                where=f"line {error.lineno} of the template",
+                fix="mend data.chat_template, or give another",
+                code="E3-TEMPLATE",
+            ) from None
         except SecurityError as error:
-            raise SafetyRefusal(f"the chat template does what none may: {error}", code="E12-TEMPLATE") from None
+            raise SafetyRefusal(
+                f"the chat template does what none may: {error}",
+                fix="give data.chat_template a template that only writes text",
+                code="E12-TEMPLATE",
+            ) from None
         except Exception as error:  # noqa: BLE001  a template is a program: it may fail in any way
             raise TemplateRefusal(str(error) or type(error).__name__) from None
         if isinstance(written, str):

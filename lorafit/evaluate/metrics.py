@@ -125,7 +125,11 @@ def check_references(name: str, golds: Sequence[Gold]) -> None:
     if check is None:
         return
     problems = [(gold.origin, check(gold)) for gold in golds]
-    faults = [Fault(problem, origin, code="E3-GOLD") for origin, problem in problems if problem]
+    faults = [
+        Fault(problem, origin, fix="mend the row, or leave this metric out", code="E3-GOLD")
+        for origin, problem in problems
+        if problem
+    ]
     if faults:
         raise DataError(faults)
 
@@ -134,7 +138,11 @@ def mean_loss(nats: float, target_tokens: int) -> float:
     """Loss per target token, in nats; NumericalError if it is not finite."""
     loss = nats / target_tokens
     if not math.isfinite(loss):
-        raise NumericalError(f"the loss over {target_tokens} target tokens is {loss}", code="E8-EVAL")
+        raise NumericalError(
+            f"the loss over {target_tokens} target tokens is {loss}",
+            fix="look whether the base answers by itself: lorafit eval MODEL; a 16-bit dtype may overflow",
+            code="E8-EVAL",
+        )
     return loss
 
 
@@ -144,7 +152,11 @@ def perplexity(nats: float, target_tokens: int) -> float:
     try:
         return math.exp(loss)
     except OverflowError as error:
-        raise NumericalError(f"the perplexity of {loss:.1f} nats per token overflows", code="E8-EVAL") from error
+        raise NumericalError(
+            f"the perplexity of {loss:.1f} nats per token overflows",
+            fix="look at the rows with lorafit preview: the model knows next to nothing of them",
+            code="E8-EVAL",
+        ) from error
 
 
 def bits_per_byte(nats: float, target_bytes: int) -> float:

@@ -118,7 +118,11 @@ class Writing:
         written = Weights.of(folder).files.keys()
         self.tensors_merged = len(self.trained & written)
         if written != self.merged.names:
-            raise ModelError("the merged model holds other tensors than its base", code="E4-KEYS")
+            raise ModelError(
+                "the merged model holds other tensors than its base",
+                fix="this is a bug in lorafit or transformers: please report it, with the base's name",
+                code="E4-KEYS",
+            )
 
 
 def load_merged(folder: Path, kind: Any = AutoModelForCausalLM) -> PreTrainedModel:
@@ -126,11 +130,19 @@ def load_merged(folder: Path, kind: Any = AutoModelForCausalLM) -> PreTrainedMod
     try:
         model, found = read_weights(kind, folder, {"dtype": "auto", "attn_implementation": "eager"})
     except LOAD_ERRORS as error:
-        raise ModelError(f"the merged model does not load: {first_line(error)}", code="E4-RELOAD") from None
+        raise ModelError(
+            f"the merged model does not load: {first_line(error)}",
+            fix="this is a bug in lorafit or transformers: please report it, with the base's name",
+            code="E4-RELOAD",
+        ) from None
     lacking = [*sorted(map(str, found["missing_keys"])), *map(str, found["mismatched_keys"])]
     if lacking:
         what = f"the merged model lacks {len(lacking)} tensors, {lacking[0]} for one"
-        raise ModelError(what, code="E4-RELOAD")
+        raise ModelError(
+            what,
+            fix="this is a bug in lorafit or transformers: please report it, with the base's name",
+            code="E4-RELOAD",
+        )
     assert isinstance(model, PreTrainedModel)
     model.eval()
     return model

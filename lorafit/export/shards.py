@@ -44,7 +44,12 @@ def _opened(path: Path) -> "safe_open":
     try:
         return safe_open(path, framework="pt")
     except (OSError, SafetensorError) as error:
-        raise ModelError(f"cannot read the weights: {first_line(error)}", where=str(path), code="E4-WEIGHTS") from None
+        raise ModelError(
+            f"cannot read the weights: {first_line(error)}",
+            where=str(path),
+            fix="get the file again: it is damaged, or cannot be read",
+            code="E4-WEIGHTS",
+        ) from None
 
 
 def write_shards(

@@ -129,7 +129,11 @@ def _check_tied(merged: PreTrainedModel) -> None:
     head = merged.get_output_embeddings()
     tied = merged.config.get_text_config().tie_word_embeddings
     if tied and isinstance(head, nn.Linear) and not torch.equal(head.weight, table_of(merged).weight):
-        raise ModelError("head and embedding are tied in config.json but differ in the weights", code="E4-TIED")
+        raise ModelError(
+            "head and embedding are tied in config.json but differ in the weights",
+            fix="set tie_word_embeddings: false in the base's config.json, if its head is its own",
+            code="E4-TIED",
+        )
 
 
 def _largest(difference: torch.Tensor) -> float:

@@ -142,7 +142,12 @@ def _fill(model: PeftModel, folder: Path) -> None:
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise ModelError(f"cannot read the adapter's weights: {error}", where=str(path), code="E4-ADAPTER") from None
+        raise ModelError(
+            f"cannot read the adapter's weights: {error}",
+            where=str(path),
+            fix="get the file again: it is damaged, or cannot be read",
+            code="E4-ADAPTER",
+        ) from None
     expected = get_peft_model_state_dict(model, save_embedding_layers=False)
     faults = [*_key_faults(expected.keys(), tensors.keys(), path), *_value_faults(expected, tensors, path)]
     if faults:
@@ -165,9 +170,23 @@ def _value_faults(expected: dict[str, torch.Tensor], tensors: dict[str, torch.Te
     for name in sorted(expected.keys() & tensors.keys()):
         if tensors[name].shape != expected[name].shape:
             shapes = f"{list(tensors[name].shape)}, the base needs {list(expected[name].shape)}"
-            faults.append(Fault(f"{name} is {shapes}", str(path), code="E4-ADAPTER-SHAPE"))
+            faults.append(
+                Fault(
+                    f"{name} is {shapes}",
+                    str(path),
+                    fix="the adapter was made for another base",
+                    code="E4-ADAPTER-SHAPE",
+                )
+            )
         elif not tensors[name].isfinite().all():
-            faults.append(Fault(f"{name} holds NaN or infinity", str(path), code="E4-ADAPTER-NAN"))
+            faults.append(
+                Fault(
+                    f"{name} holds NaN or infinity",
+                    str(path),
+                    fix="train it anew: such an adapter answers nothing",
+                    code="E4-ADAPTER-NAN",
+                )
+            )
     return faults
 
 

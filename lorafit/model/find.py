@@ -22,12 +22,12 @@ def find_model(path: str, revision: str | None = None, *, weights: bool = True) 
 
 def find_local(path: str) -> Path | None:
     """Give the folder of a built-in or local model, None where only the hub can have it. ModelError for neither."""
-    local = assets.folder(path) or Path(path).expanduser()
-    if local.is_dir():
+    local = assets.existing(path)
+    if local is not None and local.is_dir():
         return local
-    if local.exists() or path.startswith((".", "/", "~")) or path.count("/") != 1:
+    if local is not None or path.startswith((".", "/", "~")) or path.count("/") != 1:
         raise ModelError(
-            f"no model folder at {path!r}",
+            f"no model folder at {path[:200]!r}",
             where="model.path",
             fix="give a folder that holds config.json, a hub id such as org/name, or builtin:tiny",
             code="E4-MODEL-PATH",
@@ -95,7 +95,12 @@ def check_weights(folder: Path) -> None:
                 fix="convert them to safetensors, or use a revision that has them",
                 code="E12-PICKLE",
             )
-        raise ModelError("the folder holds no *.safetensors weights", where=str(folder), code="E4-WEIGHTS")
+        raise ModelError(
+            "the folder holds no *.safetensors weights",
+            where=str(folder),
+            fix="download the model's *.safetensors too, or convert its weights",
+            code="E4-WEIGHTS",
+        )
     _refuse_outside_shards(folder)
 
 
@@ -119,12 +124,22 @@ def _refuse_outside_shards(folder: Path) -> None:
         try:
             shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         except (OSError, ValueError, KeyError, AttributeError, TypeError):
-            raise ModelError("the index of the weights cannot be read", where=str(index), code="E4-INDEX") from None
+            raise ModelError(
+                "the index of the weights cannot be read", where=str(index), fix="get that file again", code="E4-INDEX"
+            ) from None
         outside = [s for s in shards if not isinstance(s, str) or Path(s).name != s]
         if outside:
             raise SafetyRefusal(
-                f"the index names {outside[0]!r}, outside its folder", where=str(index), code="E12-PATH"
+                f"the index names {outside[0]!r}, outside its folder",
+                where=str(index),
+                fix="get the model again: an index names files beside it",
+                code="E12-PATH",
             )
         missing = sorted(s for s in shards if not (folder / s).is_file())
         if missing:
-            raise ModelError(f"shard {missing[0]} is missing", where=str(index), code="E4-SHARD")
+            raise ModelError(
+                f"shard {missing[0]} is missing",
+                where=str(index),
+                fix="get that file: the download is not whole",
+                code="E4-SHARD",
+            )

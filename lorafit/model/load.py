@@ -94,11 +94,21 @@ def load_base(
             else:
                 model, found = read_classifier(read, folder, settings | head.settings())
     except ImportError as error:
-        raise MachineError(first_line(error), where="model", code="E5-LIBRARY") from None
+        raise MachineError(
+            first_line(error),
+            where="model",
+            fix="install what it names; lorafit doctor lists what is there",
+            code="E5-LIBRARY",
+        ) from None
     except torch.OutOfMemoryError:
         raise  # the training loop says what would fit
     except LOAD_ERRORS as error:
-        raise ModelError(f"cannot load the model: {first_line(error)}", where=str(folder), code="E4-LOAD") from None
+        raise ModelError(
+            f"cannot load the model: {first_line(error)}",
+            where=str(folder),
+            fix="get its files again, or look whether this transformers knows the model: lorafit doctor",
+            code="E4-LOAD",
+        ) from None
     _refuse_gaps(found, folder, head)
     if head is not None:
         finish_head(model, head)

@@ -109,14 +109,20 @@ def load_tokenizer(folder: Path, template: Path | None = None) -> "PreTrainedTok
             raise OSError("its files changed meanwhile; start again")
     except LOAD_ERRORS as error:
         raise ModelError(
-            f"cannot load the tokenizer: {first_line(error)}", where=str(folder), code="E4-TOKENIZER"
+            f"cannot load the tokenizer: {first_line(error)}",
+            where=str(folder),
+            fix="get tokenizer.json, tokenizer_config.json and the like again, from where the weights came",
+            code="E4-TOKENIZER",
         ) from None
     if template is not None:
         try:
             tokenizer.chat_template = template.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ModelError(
-                f"cannot read the template: {error}", where="data.chat_template", code="E4-TEMPLATE"
+                f"cannot read the template: {error}",
+                where="data.chat_template",
+                fix="give a Jinja file in UTF-8",
+                code="E4-TEMPLATE",
             ) from None
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
     tokenizer_files.note(tokenizer, made_of)

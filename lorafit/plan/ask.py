@@ -124,7 +124,13 @@ def _changed(block: BlockOfRecipe, changes: Mapping[str, object]) -> BlockOfReci
         return type(block).model_validate({**block.model_dump(), **changes})
     except ValidationError as error:
         faults = [
-            Fault(each["msg"], f"--{each['loc'][0]}".replace("_", "-"), code="E2-USAGE") for each in error.errors()
+            Fault(
+                each["msg"],
+                f"--{each['loc'][0]}".replace("_", "-"),
+                fix="lorafit estimate-vram --help tells what it takes",
+                code="E2-USAGE",
+            )
+            for each in error.errors()
         ]
         raise RecipeError(faults) from None
 

@@ -18,14 +18,12 @@ def find_shape(text: str, revision: str | None = None, *, online: bool = False) 
     Nothing is downloaded, but `online` the config.json of a hub id that is not known here. Raises ModelError when it is
     none of these, or its config.json cannot be read.
     """
-    path = assets.folder(text) or Path(text).expanduser()
-    if path.is_dir():
-        return _from_file(path / "config.json", text)
-    if path.is_file():
-        return _from_file(path, text)
+    path = assets.existing(text)
+    if path is not None:
+        return _from_file(path / "config.json" if path.is_dir() else path, text)
     if text.startswith((".", "/", "~")):
         raise ModelError(
-            f"no model folder at {text!r}",
+            f"no model folder at {text[:200]!r}",
             where="model.path",
             fix="give a folder that holds config.json, a hub id, or a size such as 8b",
             code="E4-MODEL-PATH",
@@ -66,9 +64,19 @@ def read_config(path: Path) -> dict[str, object]:
     except FileNotFoundError:
         raise ModelError(f"{path.parent} holds no config.json", fix="give a model folder", code="E4-CONFIG") from None
     except (OSError, ValueError) as error:
-        raise ModelError(f"cannot be read: {error}", where=str(path), code="E4-CONFIG") from None
+        raise ModelError(
+            f"cannot be read: {error}",
+            where=str(path),
+            fix="take the config.json that came with the weights",
+            code="E4-CONFIG",
+        ) from None
     if not isinstance(config, dict):
-        raise ModelError("is no JSON object", where=str(path), code="E4-CONFIG")
+        raise ModelError(
+            "is no JSON object",
+            where=str(path),
+            fix="take the config.json that came with the weights",
+            code="E4-CONFIG",
+        )
     return cast("dict[str, object]", config)
 
 

@@ -20,6 +20,8 @@ _ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
 _MIXER = re.compile(r"mixer|mamba|ssm|recurrent", re.IGNORECASE)  # token mixers without attention
 # a router picks experts: trained alone it starves some of them
 _ROUTER = re.compile(r"router|gate|shared_expert_gate")
+# embedding and output head, as families name them
+_ENDS = {"embed_in", "embed_out", "embed_tokens", "embedding", "lm_head", "output", "word_embeddings", "wpe", "wte"}
 # parts of a model that reads more than text: a run on text never reaches them
 _NOT_TEXT = re.compile(r"vision|visual|image|audio|speech|multi_modal|multimodal", re.IGNORECASE)
 
@@ -110,7 +112,12 @@ def _by_part(keyword: str, linear_names: Sequence[str]) -> list[str]:
 def _by_regex(regex: str, linear_names: Sequence[str]) -> list[str]:
     reason = why_not(regex)
     if reason:
-        raise RecipeError(f"{regex!r}: {reason}", where="adapter.target_modules", code="E2-TARGETS")
+        raise RecipeError(
+            f"{regex!r}: {reason}",
+            where="adapter.target_modules",
+            fix="name layers by their last parts: [q_proj, v_proj], or all-linear",
+            code="E2-TARGETS",
+        )
     chosen = [name for name in linear_names if re.fullmatch(regex, name)]
     if not chosen:
         raise RecipeError([_nothing(f"the expression {regex!r} matches no linear layer in full", "", linear_names)])
@@ -119,17 +126,19 @@ def _by_regex(regex: str, linear_names: Sequence[str]) -> list[str]:
 
 def _by_names(entries: Sequence[str], linear_names: Sequence[str]) -> list[str]:
     hits = {entry: {name for name in linear_names if _is_named(name, entry)} for entry in entries}
-    faults = [
-        _nothing(f"{entry!r} names no linear layer of this model", entry, linear_names)
-        for entry, names in hits.items()
-        if not names
-    ]
+    faults = [_nothing(_why_none(entry), entry, linear_names) for entry, names in hits.items() if not names]
     if not hits:
         faults = [_nothing("the list is empty", "", linear_names)]
     if faults:
         raise RecipeError(faults)
     chosen = set().union(*hits.values())
     return [name for name in linear_names if name in chosen]
+
+
+def _why_none(entry: str) -> str:
+    if entry.rpartition(".")[2] in _ENDS:
+        return f"{entry!r} stands outside the layers: embedding and output head get no adapter"
+    return f"{entry!r} names no linear layer of this model"
 
 
 def _is_named(name: str, entry: str) -> bool:

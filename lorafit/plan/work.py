@@ -95,7 +95,12 @@ def work(question: MemoryQuestion, card: Card | None, tokens: int | None, price_
             code="E2-USAGE",
         )
     if price_per_hour is not None and not math.isfinite(price_per_hour):
-        raise RecipeError(f"{price_per_hour} is no price", where="--price-per-hour", code="E2-USAGE")
+        raise RecipeError(
+            f"{price_per_hour} is no price",
+            where="--price-per-hour",
+            fix="give a number: --price-per-hour 2.5",
+            code="E2-USAGE",
+        )
     again = _recomputed(question) * question.recomputed // len(question.shape.layers)
     return Work(_flops(question) + again, again, card, question.gpus, tokens, price_per_hour)
 

@@ -31,4 +31,9 @@ def writing_out() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would try once more at its end
         if isinstance(error, BrokenPipeError):
             sys.exit(128 + signal.SIGPIPE)
-        raise StorageError(f"cannot write: {error.strerror}", where="standard output", code="E7-OUTPUT") from None
+        raise StorageError(
+            f"cannot write: {error.strerror}",
+            where="standard output",
+            fix="look where the output goes: the disk may be full",
+            code="E7-OUTPUT",
+        ) from None

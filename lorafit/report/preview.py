@@ -146,7 +146,12 @@ def _at(place: str, data: PreparedData, trained: NDArray[np.int64]) -> int:
         return found
     for bad in (row for source in data.report.sources for row in source.bad_rows):
         if _means(place, bad.where):
-            raise DataError(f"the row is left out: {bad.reason}", where=bad.where, code=bad.code)
+            raise DataError(
+                f"the row is left out: {bad.reason}",
+                where=bad.where,
+                fix="mend the row; lorafit preview counts all that are left out",
+                code=bad.code,
+            )
     fix = "give a place as preview writes it, such as train.jsonl:12"
     raise DataError(_absence(place, data), where=place, fix=fix, code="E3-NO-ROW")
 

@@ -86,13 +86,20 @@ def _shape(recipe: Recipe, notes: list[str]) -> NamedShape | None:
 def _check_template(recipe: Recipe, notes: list[str]) -> None:
     template = recipe.data.chat_template
     if template is not None and not Path(template).is_file():
-        raise ModelError(f"no file at {template!r}", where="data.chat_template", code="E4-TEMPLATE")
+        raise ModelError(
+            f"no file at {template!r}", where="data.chat_template", fix="give a Jinja file", code="E4-TEMPLATE"
+        )
 
 
 def _check_adapter(recipe: Recipe, notes: list[str]) -> None:
     start = None if isinstance(recipe.adapter, Full) else recipe.adapter.init_from
     if start is not None and not (Path(start) / "adapter_config.json").is_file():
-        raise ModelError(f"no adapter at {start!r}", where="adapter.init_from", code="E4-ADAPTER")
+        raise ModelError(
+            f"no adapter at {start!r}",
+            where="adapter.init_from",
+            fix="give the folder that holds adapter_config.json, such as runs/NAME/adapter",
+            code="E4-ADAPTER",
+        )
 
 
 def _check_trackers(recipe: Recipe, notes: list[str]) -> None:

@@ -106,7 +106,12 @@ def _checked(run: "Run", step: int, check: Callable[[Path], Commit]) -> Checkpoi
     for key, value in {"run_id": run.state.run_id, "step": step}.items():
         if commit.facts.get(key) != value:
             what = f"its {key} is {commit.facts.get(key)}, not {value}"
-            raise StorageError(what, where=str(path), code="E7-OTHER-RUN")
+            raise StorageError(
+                what,
+                where=str(path),
+                fix="delete that folder: it was copied there from another run",
+                code="E7-OTHER-RUN",
+            )
     return Checkpoint(step, path, commit)
 
 

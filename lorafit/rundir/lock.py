@@ -51,7 +51,12 @@ class RunLock:
                 except FileNotFoundError:
                     if self.shared:  # nobody ever wrote here
                         return self
-        raise RunInUse("is moved aside again and again", where=str(self.folder.root), code="E9-MOVED")
+        raise RunInUse(
+            "is moved aside again and again",
+            where=str(self.folder.root),
+            fix="start again when the other runs have ended",
+            code="E9-MOVED",
+        )
 
     def __enter__(self) -> "RunLock":
         return self.acquire()

@@ -122,9 +122,19 @@ def read_manifest(folder: RunFolder) -> dict[str, Any]:
     try:
         document = json.loads(folder.manifest.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise StorageError(f"is damaged: {error}", where=str(folder.manifest), code="E7-DAMAGED") from error
+        raise StorageError(
+            f"is damaged: {error}",
+            where=str(folder.manifest),
+            fix="bring it back from a copy, or begin anew with --fresh",
+            code="E7-DAMAGED",
+        ) from error
     if not isinstance(document, dict):
-        raise StorageError("is damaged: no JSON object", where=str(folder.manifest), code="E7-DAMAGED")
+        raise StorageError(
+            "is damaged: no JSON object",
+            where=str(folder.manifest),
+            fix="bring it back from a copy, or begin anew with --fresh",
+            code="E7-DAMAGED",
+        )
     return document
 
 

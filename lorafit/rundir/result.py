@@ -12,6 +12,11 @@ def read_result(folder: RunFolder) -> dict[str, Any]:
     try:
         result = json.loads(folder.result.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise StorageError(f"is damaged: {error}", where=str(folder.result), code="E7-DAMAGED") from error
+        raise StorageError(
+            f"is damaged: {error}",
+            where=str(folder.result),
+            fix="bring it back from a copy, or begin anew with --fresh",
+            code="E7-DAMAGED",
+        ) from error
     assert isinstance(result, dict)
     return result

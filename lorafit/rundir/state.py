@@ -53,7 +53,12 @@ def read_state(folder: RunFolder) -> RunState:
         fix = "restore it from a copy, or start anew with --fresh"
         raise StorageError(f"is damaged: {error}", where=str(folder.state), fix=fix, code="E7-DAMAGED") from error
     if state.status not in get_args(Status):
-        raise StorageError(f"unknown status {state.status!r}", where=str(folder.state), code="E7-DAMAGED")
+        raise StorageError(
+            f"unknown status {state.status!r}",
+            where=str(folder.state),
+            fix="bring run.json back from a copy, or begin anew with --fresh",
+            code="E7-DAMAGED",
+        )
     return state
 
 

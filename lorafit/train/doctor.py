@@ -73,6 +73,7 @@ def _way(recipe: Recipe) -> list[Finding]:
     from lorafit.data.class_count import count_classes
     from lorafit.model.load import pick_device, pick_dtype
     from lorafit.model.memory import free_bytes, host_bytes
+    from lorafit.plan.base_config import refuse_stored_quantised
     from lorafit.plan.find_shape import find_shape
     from lorafit.train.paths import way_by_shape
     from lorafit.train.sizes import choose_sizes
@@ -81,6 +82,7 @@ def _way(recipe: Recipe) -> list[Finding]:
         device = pick_device()
         dtype = pick_dtype(recipe.model.dtype, device)
         config = find_shape(recipe.model.path, recipe.model.revision).config
+        refuse_stored_quantised(config, "model.path")
         classes = count_classes(recipe)
         sizes = choose_sizes(recipe, config, dtype, 1, free_bytes(device, 1), classes, host_bytes(device, 1))
     except MachineError as error:

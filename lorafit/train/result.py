@@ -64,11 +64,20 @@ def _check_adapter(model: torch.nn.Module, folder: Path) -> None:
     written = load_file(folder / WEIGHTS)
     held = get_peft_model_state_dict(cast("PeftModel", model), save_embedding_layers=False)
     if written.keys() != held.keys() or not all(torch.equal(written[n], held[n].cpu()) for n in held):
-        raise StorageError("the adapter reads back otherwise than it was written", where=str(folder), code="E7-READ")
+        raise StorageError(
+            "the adapter reads back otherwise than it was written",
+            where=str(folder),
+            fix="look at the disk: it gives back other bytes than were written",
+            code="E7-READ",
+        )
     untrained = [name for name, tensor in written.items() if ".lora_B" in name and not tensor.any()]
     if untrained or not all(tensor.isfinite().all() for tensor in written.values()):
         problem = f"{len(untrained)} layers did not train ({untrained[0]})" if untrained else "it is not finite"
-        raise NumericalError(f"the adapter is not sound: {problem}", code="E8-ADAPTER")
+        raise NumericalError(
+            f"the adapter is not sound: {problem}",
+            fix="lower training.learning_rate, and look at the rows with lorafit preview",
+            code="E8-ADAPTER",
+        )
 
 
 def summary(record: Record, course: Course, commit: Commit | None, sizes: Sizes) -> dict[str, object]:

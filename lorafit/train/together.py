@@ -60,7 +60,11 @@ def read_together(ranks: Ranks, recipe: Recipe) -> Read:
             everyone = _gathered(first if first.error else reading.attempt(first.cache), ranks.count, group)
             _tidy(first.cache)
     except RuntimeError as error:  # of gloo: what reading raises is kept
-        raise RankLost(f"another process is gone: {first_line(error)}", code="E11-RANK") from None
+        raise RankLost(
+            f"another process is gone: {first_line(error)}",
+            fix="look at what that process said, then go on with --resume",
+            code="E11-RANK",
+        ) from None
     return reading.agreed(everyone, ranks.rank)
 
 
@@ -94,7 +98,11 @@ class _Reading:
             raise kind(
                 own
                 or [
-                    Fault(f"process {stopped} could not prepare the data, and says why", code=f"E{kind.exit_code}-RANK")
+                    Fault(
+                        f"process {stopped} could not prepare the data, and says why",
+                        fix="mend what that process names",
+                        code=f"E{kind.exit_code}-RANK",
+                    )
                 ]
             )
         if len({told.fingerprint for told in everyone}) > 1:

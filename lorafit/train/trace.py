@@ -33,6 +33,8 @@ def with_trace(answer: Answer, picture: Path | None = None) -> Answer:
             "--exact traces a process that holds the whole base, and this one would be split over the GPUs",
             fix="leave out --exact, or ask with --sharding none", code="E2-NOT-BUILT",
         )  # fmt: skip
+    if picture and (picture.is_dir() or not picture.parent.is_dir()):  # said before the trace, which takes its time
+        raise _unwritten(picture, "no such folder, or a folder itself")
     found = exact(answer.question, answer.model.config, fake_optimizer)
     if picture:
         _write(picture, draw(found.recording, f"{answer.asked}, {answer.question.method}: allocated over a step"))
@@ -58,28 +60,13 @@ def _write(path: Path, text: str) -> None:
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise StorageError(f"cannot write: {error.strerror}", where=str(path), code="E7-OUTPUT") from None
+        raise _unwritten(path, error.strerror or "") from None
 
 
-def fake_optimizer(trained: Trained, question: MemoryQuestion) -> torch.optim.Optimizer:
-    """Make the run's optimizer so that it lays its states out as on a card, and updates nothing."""
-    kind = OPTIMIZERS[question.optimizer]
-    device = torch.device("cuda" if kind.paged else "cpu")
-    with patch("bitsandbytes.optim.optimizer.Optimizer8bit.fill_qmap", _no_update):  # a table of values
-        optimizer: Any = build_optimizer(trained, TrainingSpec(optimizer=question.optimizer), device)
-    if isinstance(optimizer, torch.optim.AdamW):
-        return optimizer
-    optimizer.name2qmap = {"dynamic": torch.empty(256), "udynamic": torch.empty(256)}
-    optimizer.update_step = _no_update
-
-    def state_buffer(parameter: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        """Paged states lie outside what torch allocates."""
-        away = kind.paged and parameter.numel() >= SMALLEST_PAGED_VALUES
-        return torch.zeros_like(parameter, dtype=dtype, device="meta" if away else None)
-
-    optimizer.get_state_buffer = state_buffer
-    return optimizer  # type: ignore[no-any-return]
-
-
-def _no_update(*args: object) -> None:
-    """The update itself needs no memory, and fake tensors have no kernel for it."""
+def _unwritten(path: Path, reason: str) -> StorageError:
+    return StorageError(
+        f"cannot write: {reason}",
+        where=str(path),
+        fix="give --picture a file in a folder that can be written to",
+        code="E7-OUTPUT",
+    )

@@ -1,7 +1,9 @@
 """The face does not change by accident: commands, exit codes, the layout of a run."""
 
+import errno
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -64,3 +66,34 @@ def test_many_faults_are_cut_for_people_and_whole_for_programs() -> None:
     error = errors.DataError([errors.Fault(f"row {number}") for number in range(30)])
     assert str(error).splitlines()[-1] == "and 11 more"
     assert len(error.as_json()["error"]["faults"]) == 30  # type: ignore[index]
+
+
+@pytest.mark.parametrize("prompt", ["", "  \n"])
+def test_an_empty_prompt_is_no_question(prompt: str) -> None:
+    error = CliRunner().invoke(cli.app, ["generate", "builtin:tiny", "--prompt", prompt]).exception
+    assert isinstance(error, errors.RecipeError)
+    assert "the prompt is empty" in str(error)
+
+
+@pytest.mark.parametrize("kind", errors.LorafitError.__subclasses__())
+def test_a_program_always_gets_a_remedy(kind: type[errors.LorafitError]) -> None:
+    told: Any = kind([errors.Fault("it broke"), errors.Fault("it broke", fix="mend it")]).as_json()["error"]
+    assert [bool(fault["fix"]) for fault in told["faults"]] == [True, True]
+    assert told["faults"][1]["fix"] == "mend it"
+
+
+@pytest.mark.parametrize(("number", "code"), [(errno.EACCES, 7), (errno.ENAMETOOLONG, 7), (errno.ENOENT, None)])
+def test_what_the_machine_refuses_is_no_bug_of_ours(
+    number: int, code: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**_: object) -> None:
+        raise OSError(number, "no", "there")
+
+    monkeypatch.setattr(cli, "app", refuse)
+    with pytest.raises(SystemExit if code else OSError) as left:
+        cli.main()
+    assert code is None or left.value.code == code
+
+
+def test_a_recipe_in_a_name_too_long_for_a_file() -> None:
+    assert isinstance(CliRunner().invoke(cli.app, ["validate", "x" * 5000]).exception, errors.RecipeError)

@@ -12,6 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import lorafit
+from lorafit.errors import LorafitError
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = sorted((ROOT / "lorafit").rglob("*.py"))
@@ -119,3 +120,22 @@ def test_the_changelog_keeps_its_form() -> None:
 def test_every_room_is_a_package() -> None:
     """A folder without `__init__.py` is invisible to the import contracts."""
     assert [str(path) for path in PACKAGE if not (path.parent / "__init__.py").exists()] == []
+
+
+FAULTS = {"Fault", *(kind.__name__ for kind in LorafitError.__subclasses__())}
+
+
+def without_remedy(path: Path) -> list[str]:
+    """Faults made in a file that name a code, and no way to mend them."""
+    made = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    faults = [node for node in made if isinstance(node.func, ast.Name) and node.func.id in FAULTS]
+    given = {node: {keyword.arg for keyword in node.keywords} for node in faults}
+    return [
+        f"{path.name}:{node.lineno}"
+        for node, names in given.items()
+        if "code" in names and "fix" not in names and len(node.args) < 3  # the third of a Fault is its fix
+    ]
+
+
+def test_every_fault_says_how_to_mend_it() -> None:
+    assert [place for path in PACKAGE for place in without_remedy(path)] == []

@@ -305,6 +305,12 @@ def test_a_folder_without_a_usable_config(tmp_path: Path, content: str | None, m
         find_shape(str(tmp_path))
 
 
+@pytest.mark.parametrize("name", ["x" * 5000, "/" + "x" * 300, "a\0b"])
+def test_a_name_that_no_file_system_takes(name: str) -> None:
+    with pytest.raises(ModelError):
+        find_shape(name)
+
+
 def test_a_path_that_is_not_there_is_no_name() -> None:
     with pytest.raises(ModelError, match="no model folder"):
         find_shape("./nowhere")

@@ -130,3 +130,11 @@ def test_what_is_chosen_is_there_and_in_order(linears: list[str]) -> None:
             continue
         assert chosen == [name for name in linears if name in set(chosen)]
         assert set(chosen) <= set(match_targets("all-linear", linears))
+
+
+@pytest.mark.parametrize("entry", ["lm_head", "model.embed_tokens"])
+def test_the_ends_of_a_model_are_told_from_a_name_it_lacks(entry: str) -> None:
+    with pytest.raises(RecipeError, match="embedding and output head get no adapter"):
+        match_targets([entry], ["model.layers.0.self_attn.q_proj"])
+    with pytest.raises(RecipeError, match="names no linear layer"):
+        match_targets(["head"], ["model.layers.0.self_attn.q_proj"])
