@@ -70,3 +70,27 @@ def _unwritten(path: Path, reason: str) -> StorageError:
         fix="give --picture a file in a folder that can be written to",
         code="E7-OUTPUT",
     )
+
+
+def fake_optimizer(trained: Trained, question: MemoryQuestion) -> torch.optim.Optimizer:
+    """Make the run's optimizer so that it lays its states out as on a card, and updates nothing."""
+    kind = OPTIMIZERS[question.optimizer]
+    device = torch.device("cuda" if kind.paged else "cpu")
+    with patch("bitsandbytes.optim.optimizer.Optimizer8bit.fill_qmap", _no_update):  # a table of values
+        optimizer: Any = build_optimizer(trained, TrainingSpec(optimizer=question.optimizer), device)
+    if isinstance(optimizer, torch.optim.AdamW):
+        return optimizer
+    optimizer.name2qmap = {"dynamic": torch.empty(256), "udynamic": torch.empty(256)}
+    optimizer.update_step = _no_update
+
+    def state_buffer(parameter: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """Paged states lie outside what torch allocates."""
+        away = kind.paged and parameter.numel() >= SMALLEST_PAGED_VALUES
+        return torch.zeros_like(parameter, dtype=dtype, device="meta" if away else None)
+
+    optimizer.get_state_buffer = state_buffer
+    return optimizer  # type: ignore[no-any-return]
+
+
+def _no_update(*args: object) -> None:
+    """The update itself needs no memory, and fake tensors have no kernel for it."""
