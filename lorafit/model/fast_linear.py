@@ -1,4 +1,4 @@
-"""Which layers of a model take lorafit's own LoRA linear, which keep PEFT's forward, and why."""
+"""Which layers of a model take lorafit's own LoRA or DoRA linear, which keep PEFT's forward, and why."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -10,10 +10,12 @@ from peft.tuners.lora import Linear, LoraLayer
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from lorafit.model.dora_linear import dora_linear, row_squares
 from lorafit.model.lean import take_lean_blocks
-from lorafit.model.lora_linear import Update, lora_linear
+from lorafit.model.lora_linear import Update, frozen_weight, lora_linear
 
-DORA = "DoRA scales by a norm of the whole weight"
+DORA_OF_INT8 = "DoRA of an 8-bit base takes PEFT's products"
+_DORA = "DoraLinearVariant"
 
 
 def slow_linears(model: nn.Module) -> dict[str, int]:
@@ -22,10 +24,10 @@ def slow_linears(model: nn.Module) -> dict[str, int]:
 
 
 def take_fast_linears(model: nn.Module) -> None:
-    """Have the LoRA layers of PEFT compute with `lora_linear` where they train.
+    """Have the LoRA layers of PEFT compute with `lora_linear` or `dora_linear` where they train.
 
-    Modules, parameters and their names stay as they are. What `lora_linear` does not do, PEFT's forward does:
-    layers that are disabled, merged, of several adapters at once, or whose gradient nobody wants.
+    Modules, parameters and their names stay as they are. What those do not do, PEFT's forward does: layers that are
+    disabled, merged, of several adapters at once, or (but for DoRA, whose weights are large) without a gradient.
     """
     for layer in _lora_layers(model):
         if _obstacle(layer) is None:
@@ -36,26 +38,33 @@ def take_fast_linears(model: nn.Module) -> None:
 
 def _forward(layer: Any, x: torch.Tensor, *args: Any, **named: Any) -> torch.Tensor:
     """Stand in for the forward of a LoRA layer of PEFT."""
-    if torch.is_grad_enabled() and not args and not named:
-        update = _update(layer)
+    if (torch.is_grad_enabled() or layer.lora_variant) and not args and not named:
+        update, name = _update(layer)
         dtype = _computes_in(x, update)
         if update is not None and dtype is not None:
+            if name in layer.lora_variant:
+                return _with_magnitude(layer.lora_magnitude_vector[name], x.to(dtype), layer.base_layer, update)
             return lora_linear(x.to(dtype), layer.base_layer, update)
     out: torch.Tensor = type(layer).forward(layer, x, *args, **named)
     return out
 
 
-def _update(layer: Any) -> Update | None:
-    """Give the update that a layer adds, where it is one as `lora_linear` has it."""
-    if layer.disable_adapters or layer.merged_adapters:
-        return None
+def _with_magnitude(holder: Any, x: torch.Tensor, frozen: nn.Module, update: Update) -> torch.Tensor:
+    """DoRA's linear; the squares of the frozen rows are computed once."""
+    if getattr(holder, "row_squares", None) is None:
+        holder.row_squares = row_squares(frozen_weight(frozen, x.dtype))
+    return dora_linear(x, frozen, update, holder.weight, holder.row_squares)
+
+
+def _update(layer: Any) -> tuple[Update | None, str]:
+    """Give the update that a layer adds, and its name, where it is one as `lora_linear` has it."""
     names = [name for name in layer.active_adapters if name in layer.lora_A]
-    if len(names) != 1 or layer.lora_variant:
-        return None
+    if layer.disable_adapters or layer.merged_adapters or len(names) != 1:
+        return None, ""
     name = names[0]
     dropout = layer.lora_dropout[name]
     share = dropout.p if isinstance(dropout, nn.Dropout) and dropout.training else 0.0
-    return Update(layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name], share)
+    return Update(layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name], share), name
 
 
 def _computes_in(x: torch.Tensor, update: Update | None) -> torch.dtype | None:
@@ -80,9 +89,11 @@ def _obstacle(layer: Any) -> str | None:
         return f"PEFT's {type(layer).__name__} is not known"
     if not isinstance(base, nn.Linear | Conv1D):
         return f"its base is a {type(base).__name__}"
-    if layer.lora_variant:
-        names = {type(variant).__name__ for variant in layer.lora_variant.values()}
-        return DORA if names == {"DoraLinearVariant"} else f"{', '.join(sorted(names))} is not known"
+    variants = {type(variant).__name__ for variant in layer.lora_variant.values()}
+    if variants - {_DORA}:
+        return f"{', '.join(sorted(variants - {_DORA}))} is not known"
+    if variants and type(layer).__name__ == "Linear8bitLt":
+        return DORA_OF_INT8
     if any(isinstance(matrix, nn.Linear) and matrix.bias is not None for matrix in layer.lora_B.values()):
         return "B has a bias"
     if any(parameter.requires_grad for parameter in base.parameters()):

@@ -43,12 +43,12 @@ class _LoraLinear(torch.autograd.Function):
     ) -> torch.Tensor:
         out: torch.Tensor = frozen(x).to(x.dtype)
         ctx.frozen, ctx.scale, ctx.dropout = frozen, scale / (1 - dropout), dropout
-        rows = _rows(x)
+        rows = rows_of(x)
         if dropout:
-            ctx.random = _random_state(x.device)
-            rows, _ = _dropped(rows, dropout)
+            ctx.random = random_state(x.device)
+            rows, _ = with_zeros(rows, dropout)
         narrow = torch.mm(rows, a.to(x.dtype).t())
-        _rows(out).addmm_(narrow, b.to(x.dtype).t(), alpha=ctx.scale)
+        rows_of(out).addmm_(narrow, b.to(x.dtype).t(), alpha=ctx.scale)
         ctx.remake, kept = source_of(x)
         if ctx.remake is not None:
             ctx.remake.expect()
@@ -60,12 +60,12 @@ class _LoraLinear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, received: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         narrow, a, b, *kept = ctx.saved_tensors
-        gradient, mask = _rows(received), None
+        gradient, mask = rows_of(received), None
         narrow_gradient = torch.mm(gradient, b.to(ctx.dtype)).mul_(ctx.scale)
         of_b = torch.mm(gradient.t(), narrow).mul_(ctx.scale).to(b.dtype) if ctx.needs_input_grad[2] else None
-        rows = _rows(kept[0] if ctx.remake is None else ctx.remake(*kept))
+        rows = rows_of(kept[0] if ctx.remake is None else ctx.remake(*kept))
         if ctx.dropout:
-            rows, mask = _dropped_again(rows, ctx.dropout, ctx.random)
+            rows, mask = dropped_again(rows, ctx.dropout, ctx.random)
         of_a = torch.mm(narrow_gradient.t(), rows).to(a.dtype) if ctx.needs_input_grad[1] else None
         del rows
         if not ctx.needs_input_grad[0]:
@@ -78,7 +78,8 @@ class _LoraLinear(torch.autograd.Function):
         return of_x.view(ctx.shape), of_a, of_b, None, None, None
 
 
-def _rows(x: torch.Tensor) -> torch.Tensor:
+def rows_of(x: torch.Tensor) -> torch.Tensor:
+    """Give [..., width] as [tokens, width]."""
     return x.reshape(-1, x.shape[-1])
 
 
@@ -98,7 +99,7 @@ def frozen_weight(module: nn.Module, dtype: torch.dtype) -> torch.Tensor:
     return cast("torch.Tensor", weight.to(dtype))
 
 
-def _dropped(x: torch.Tensor, share: float) -> tuple[torch.Tensor, torch.Tensor]:
+def with_zeros(x: torch.Tensor, share: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Zero a share of x; unlike `torch.nn.functional.dropout`, leave the rest as it is: 1 / (1 - share) goes into s.
 
     Multiplied by it in 16 bits, every value would be rounded once more.
@@ -107,16 +108,17 @@ def _dropped(x: torch.Tensor, share: float) -> tuple[torch.Tensor, torch.Tensor]
     return torch.mul(x, mask, out=dropped), mask
 
 
-def _dropped_again(x: torch.Tensor, share: float, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def dropped_again(x: torch.Tensor, share: float, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Drop the values that were dropped from this random state, and leave the generator as it is."""
-    now = _random_state(x.device)
+    now = random_state(x.device)
     _set_random_state(x.device, state)
-    again = _dropped(x, share)
+    again = with_zeros(x, share)
     _set_random_state(x.device, now)
     return again
 
 
-def _random_state(device: torch.device) -> torch.Tensor:
+def random_state(device: torch.device) -> torch.Tensor:
+    """Give the state of the generator of a device."""
     return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
 
 

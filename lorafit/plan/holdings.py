@@ -129,12 +129,16 @@ def _all_tensors(question: MemoryQuestion) -> Counter[int]:
 
 
 def adapters(question: MemoryQuestion, trained: int) -> list[Component]:
-    """The adapter's own weights."""
+    """The adapter's own weights, and what lorafit's DoRA keeps of those it adapts."""
     if question.is_full:
         return []
     size = question.trained_bytes
     name = f"{question.adapter.kind} weights in {'float32' if size == 4 else question.dtype}"
-    return [Component(name, size * trained, f"{trained:,} trained x {size} bytes")]
+    own = Component(name, size * trained, f"{trained:,} trained x {size} bytes")
+    if not (question.fused and isinstance(question.adapter, Dora)):
+        return [own]
+    rows = sum(linear.out_features for linear in question.targets)
+    return [own, Component("squared norms of the adapted rows", 4 * rows, f"{rows:,} rows x 4 bytes")]
 
 
 def gradients(question: MemoryQuestion, trained: int) -> Component:

@@ -2,7 +2,7 @@
 
 from lorafit.plan.layers import Linear
 from lorafit.plan.operations import FLOAT32, Operations
-from lorafit.plan.tape import CONSTANT, Tensor
+from lorafit.plan.tape import CONSTANT, Remake, Tensor
 
 # up to so many tokens bitsandbytes may multiply by the packed weight itself, in its forward
 FUSED_4BIT_TOKENS = 1536
@@ -14,7 +14,8 @@ class Products(Operations):
     def linear(self, x: Tensor, linear: Linear, symbol: str) -> Tensor:
         """A linear layer with its adapter, if it has one; `symbol` names the width of its output."""
         if self.setting.fused and linear.name in self.adapted:
-            return self.lean_linear(self.cast(x, self.size), linear, symbol)
+            lean = self.lean_dora if self.setting.dora else self.lean_linear
+            return lean(self.cast(x, self.size), linear, symbol)
         result = self.base(x, linear, symbol)
         if linear.name not in self.adapted:
             return result
@@ -73,11 +74,8 @@ class Products(Operations):
             meanwhile = self.int8_sums(x, symbol)
         else:
             meanwhile = [self.tape.temporary(CONSTANT, packed if self.tape.tokens > FUSED_4BIT_TOKENS else 0)]
-        dropped = [(x.symbol, self.size), (x.symbol, 1)] if self.setting.dropout else []
-        saved, again = [x], None
-        if x.remake:
-            x.remake.readers += 1
-            saved, again = list(x.remake.sources), (x.remake, x.symbol, self.size)
+        dropped = self._with_zeros(x)
+        saved, again = self._source(x)
         out = self.tape.record(
             symbol,
             self.size,
@@ -93,6 +91,47 @@ class Products(Operations):
         for width, size in dropped:
             self.tape.temporary(width, size)
         return out
+
+    def lean_dora(self, x: Tensor, linear: Linear, symbol: str) -> Tensor:
+        """lorafit's DoRA linear: keeps its output too, or what it is made of where it has a bias or dropout."""
+        low, norms = (
+            self.tape.temporary("rank", self.size),
+            self.tape.temporary(CONSTANT, linear.out_features * FLOAT32),
+        )
+        packed = 0 if self.setting.packed == "no" else self.unpacked(linear)
+        dropped = self._with_zeros(x)
+        apart = bool(dropped) or linear.bias
+        weight = self.tape.temporary(CONSTANT, packed)
+        meanwhile = [self.tape.temporary(*each) for each in [(symbol, self.size), *dropped] if dropped]
+        saved, again = self._source(x)
+        kept = [self.tape.temporary(symbol, self.size)] if apart else []
+        del weight, meanwhile
+        scaled = self.tape.temporary(symbol, self.size if dropped else 0)
+        out = self.tape.record(
+            symbol,
+            self.size,
+            [x],
+            saved=[*saved, low, norms, *kept],
+            first_scratch=[(symbol, self.size), *dropped],
+            scratch=[(symbol, self.size), (CONSTANT, packed), ("rank", self.size), *dropped],
+            again=again,
+            trains=True,
+            saves_output=not apart,
+            saves_late=True,
+        )
+        del scaled
+        return out
+
+    def _with_zeros(self, x: Tensor) -> list[tuple[str, int]]:
+        """With dropout, a copy of the input and its mask."""
+        return [(x.symbol, self.size), (x.symbol, 1)] if self.setting.dropout else []
+
+    def _source(self, x: Tensor) -> tuple[list[Tensor], tuple[Remake, str, int] | None]:
+        """Give what is kept for an input, and what it is made of again."""
+        if not x.remake:
+            return [x], None
+        x.remake.readers += 1
+        return list(x.remake.sources), (x.remake, x.symbol, self.size)
 
     def _beside_gradient(self, x: Tensor, packed: int) -> list[tuple[str, int]]:
         """The unpacked weight; with dropout the mask, and the adapter's part of the gradient once that is gone."""

@@ -13,8 +13,8 @@ ROOM_SHARE = 0.8  # of what a step may use: a few per cent of time are not worth
 def with_most_unpacked(question: MemoryQuestion, fits: Callable[[MemoryQuestion], bool]) -> MemoryQuestion:
     """Keep the largest number of layers unpacked that fits, the first ones: those are recomputed, and read once more.
 
-    None where that would give other numbers (products in another dtype than the model's, PEFT's own forward), and
-    none of a base that is split for want of room.
+    None where that would give other numbers (products in another dtype than the model's), and none of a base that is
+    split for want of room.
     """
     if why_packed(question):
         return question
@@ -33,7 +33,7 @@ def why_packed(question: MemoryQuestion) -> str:
     if question.sharded:
         return "the base is split over processes"
     if not question.fused:
-        return "only lorafit's own LoRA linear computes the same from both"
+        return "only lorafit's own linears compute the same from both"
     if quantization.compute_dtype not in ("auto", question.dtype):
         return f"products are in {quantization.compute_dtype}, the model in {question.dtype}"
     return ""

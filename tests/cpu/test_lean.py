@@ -20,7 +20,7 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 from lorafit.model.adapt import attach
 from lorafit.model.fast_linear import take_fast_linears
 from lorafit.model.lean import take_lean_blocks
-from lorafit.recipe.adapters import Dora, Lora
+from lorafit.recipe.adapters import Lora
 from tests.cpu.toys import kept_storages, toy_llama
 
 SIZES: dict[str, Any] = {"hidden_size": 24, "intermediate_size": 40, "vocab_size": 8, "num_attention_heads": 2}
@@ -74,11 +74,13 @@ def test_trained_norms_and_models_beside_the_fast_path_stay_as_they_are() -> Non
     trained = LlamaRMSNorm(8)
     take_lean_blocks(trained)
     assert "forward" not in vars(trained)
-    dora = attach(toy_llama().requires_grad_(False), Dora(), "toy", 0).model
-    whole = toy_llama()
-    for model in (dora, whole):
+    both = attach(toy_llama().requires_grad_(False), Lora(), "toy", 0).model
+    both.get_base_model().model.layers[0].self_attn.q_proj.base_layer.weight.requires_grad_(True)
+    for model in (both, toy_llama()):
         take_fast_linears(model)
-        assert not any("forward" in vars(module) for module in model.modules())
+        assert not any(
+            "forward" in vars(module) for module in model.modules() if isinstance(module, LlamaRMSNorm | LlamaMLP)
+        )
 
 
 class Block(nn.Module):

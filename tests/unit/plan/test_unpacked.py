@@ -8,9 +8,10 @@ from lorafit.plan.advice import advise
 from lorafit.plan.memory import estimate
 from lorafit.plan.question import MemoryQuestion
 from lorafit.plan.shapes import shape_by_name
+from lorafit.plan.stack import Stack
 from lorafit.plan.unpacked import why_packed, with_most_unpacked
 from lorafit.plan.vram import answer
-from lorafit.recipe.adapters import Dora, Lora
+from lorafit.recipe.adapters import Lora
 from lorafit.recipe.quantization import Fp4, Int8, Nf4, Unquantized
 
 ASKED = MemoryQuestion(shape_by_name("llama-3-8b").shape, Lora(), Nf4(), max_length=4096)
@@ -43,7 +44,7 @@ def test_all_of_them_unpacked_are_held_like_a_base_that_was_never_packed() -> No
         ({"quantization": Int8()}, "not in 4 bits"),
         ({"quantization": Nf4(keep_unpacked="none")}, "recipe"),
         ({"quantization": Nf4(compute_dtype="float32")}, "float32"),
-        ({"adapter": Dora()}, "LoRA linear"),
+        ({"stack": Stack()}, "own linears"),
         ({"gpus": 2, "sharded": True}, "split"),
     ],
 )
