@@ -94,6 +94,8 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Measure a run or a model on held-out rows."""
+    if data and not all(data):
+        raise RecipeError("--data names nothing", fix="give a file of rows", code="E2-USAGE")
     quiet_libraries()
     from lorafit.evaluate.run import evaluate as run_evaluation
 

@@ -12,7 +12,7 @@ from lorafit.data.faults import BadRow, ReadLog, grouped
 from lorafit.data.lengths import Overlong
 from lorafit.data.report import Counts, FileRecord, SourceReport
 from lorafit.data.row_files import RowWriter
-from lorafit.data.rows import SKIP_HINT, Row, preferences_fault, read_examples
+from lorafit.data.rows import NO_ROWS_HINT, READ_HINT, SKIP_HINT, Row, preferences_fault, read_examples
 from lorafit.data.tokens import Encoded
 from lorafit.data.workers import worked
 from lorafit.data.workshop import REMARKS, Outcome, Workshop
@@ -113,9 +113,7 @@ class Loader:
             return None
         except OSError as error:
             what = f"cannot be read: {error.strerror or error}"
-            self.faults.append(
-                Fault(what, str(source.path), fix="look for the file and the right to read it", code="E3-FILE-READ")
-            )
+            self.faults.append(Fault(what, str(source.path), fix=READ_HINT, code="E3-FILE-READ"))
             return None
         self.faults += loading.faults()
         return loading.report(name, key.files if key else [])
@@ -181,7 +179,7 @@ class _Loading:
                 Fault(
                     self._nothing_left(),
                     str(self.source.path),
-                    fix="limit, on_bad_row and on_overlong decide which rows are kept",
+                    fix=NO_ROWS_HINT,
                     code="E3-NO-ROWS",
                 )
             )

@@ -21,6 +21,8 @@ from lorafit.errors import DataError, Fault
 from lorafit.recipe.formats import Example, FormatName, Preference, RowFault
 from lorafit.recipe.schema import Recipe, Source, Validation
 
+NO_ROWS_HINT = "limit, on_bad_row and on_overlong decide which rows are kept"
+READ_HINT = "look for the file and the right to read it"
 SKIP_HINT = "mend them, or set data.on_bad_row: skip"
 _PEEKED = 100
 
@@ -81,7 +83,7 @@ def check_rows(recipe: Recipe) -> list[Fault]:
                 found.append(preferences_fault(kinds[Preference], str(source.path)))
             if not good and not log.faults and (not log.bad or recipe.data.on_bad_row == "skip"):
                 what = f"none of {log.bad_count:,} rows is left" if log.bad else "holds no rows"
-                log.fault(what, str(source.path), "E3-NO-ROWS")
+                log.fault(what, str(source.path), "E3-NO-ROWS", NO_ROWS_HINT)
         except DataError as error:
             found += error.faults
         found += log.faults
@@ -175,7 +177,7 @@ def _damage_logged(file: str, log: ReadLog) -> Iterator[None]:
     except DamagedFile as damage:
         log.fault(damage.what, file, damage.code, damage.fix)
     except OSError as error:
-        log.fault(f"cannot be read: {error.strerror or error}", file, "E3-FILE-READ")
+        log.fault(f"cannot be read: {error.strerror or error}", file, "E3-FILE-READ", READ_HINT)
 
 
 @contextmanager

@@ -68,11 +68,18 @@ def test_many_faults_are_cut_for_people_and_whole_for_programs() -> None:
     assert len(error.as_json()["error"]["faults"]) == 30  # type: ignore[index]
 
 
-@pytest.mark.parametrize("prompt", ["", "  \n"])
-def test_an_empty_prompt_is_no_question(prompt: str) -> None:
-    error = CliRunner().invoke(cli.app, ["generate", "builtin:tiny", "--prompt", prompt]).exception
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["generate", "builtin:tiny", "--prompt", ""], "the prompt is empty"),
+        (["generate", "builtin:tiny", "--prompt", "  \n"], "the prompt is empty"),
+        (["eval", "builtin:tiny", "--data", ""], "--data names nothing"),
+    ],
+)
+def test_an_option_with_nothing_in_it_is_not_taken_for_one(words: list[str], message: str) -> None:
+    error = CliRunner().invoke(cli.app, words).exception
     assert isinstance(error, errors.RecipeError)
-    assert "the prompt is empty" in str(error)
+    assert message in str(error)
 
 
 @pytest.mark.parametrize("kind", errors.LorafitError.__subclasses__())
