@@ -1,6 +1,5 @@
 """The commands: read the words, load the recipe, call the one room that does the work, print."""
 
-import errno
 import sys
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
@@ -9,7 +8,7 @@ import typer
 from typer.exceptions import TyperException
 
 from lorafit import __version__
-from lorafit.errors import LorafitError, RecipeError, StorageError
+from lorafit.errors import LorafitError, RecipeError, refused_by_machine
 from lorafit.model.quiet import quiet_libraries, without_torch
 from lorafit.not_built import refuse_what_is_not_built
 from lorafit.report.output import emit, write_out, writing_out
@@ -34,11 +33,6 @@ Habits = Annotated[
     ),
 ]
 NO_HABITS: list[str] = []
-# what the machine refuses: whoever runs the command can mend it. Other errors of files are bugs of ours
-THE_MACHINES = {
-    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENAMETOOLONG, errno.ELOOP,
-    errno.EMFILE,
-}  # fmt: skip
 
 
 @app.callback(invoke_without_command=True)
@@ -294,16 +288,9 @@ def main() -> None:
     except LorafitError as error:
         _fail(error)
     except OSError as error:
-        if error.errno not in THE_MACHINES:
+        if (refused := refused_by_machine(error)) is None:
             raise
-        _fail(
-            StorageError(
-                f"cannot be read or written: {error.strerror}",
-                where=str(error.filename or ""),
-                fix="give another path, or mend its rights or its disk",
-                code="E7-IO",
-            )
-        )
+        _fail(refused)
 
 
 def _fail(error: LorafitError) -> NoReturn:

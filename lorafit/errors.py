@@ -17,11 +17,17 @@ LorafitError
 Exit code 0 means finished and verified, 1 a bug in lorafit, 130 and 143 a second signal.
 """
 
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 SHOWN_LINES = 20
+# what the machine refuses: whoever runs the command can mend it. Other errors of files are bugs of ours
+_THE_MACHINES = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENAMETOOLONG, errno.ELOOP,
+    errno.EMFILE,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -142,3 +148,15 @@ def _shown(faults: list[Fault]) -> list[str]:
 def first_line(error: BaseException) -> str:
     """Give a library's message in one bounded line, to quote in our own."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+def refused_by_machine(error: OSError) -> StorageError | None:
+    """Give the user's error for what rights, a disk or a file system refused; None for what is our own bug."""
+    if error.errno not in _THE_MACHINES:
+        return None
+    return StorageError(
+        f"cannot be read or written: {error.strerror}",
+        where=str(error.filename or ""),
+        fix="give another path, or mend its rights or its disk",
+        code="E7-IO",
+    )
