@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from lorafit.data.batch import IGNORED, flat_batch
 from lorafit.data.order import permutation
 from lorafit.data.packing import unpacked
-from lorafit.recipe.adapters import Lora
+from lorafit.recipe.adapters import LowRank
 from scripts.bench.work import LINEARS, Work
 
 
@@ -53,7 +53,7 @@ def peft_model(work: Work, steps: int) -> Any:
     from peft import get_peft_model
 
     recipe = work.recipe(steps)
-    assert isinstance(recipe.adapter, Lora)
+    assert isinstance(recipe.adapter, LowRank)
     model: Any = work.peer_base()
     torch.manual_seed(recipe.seed)
     return get_peft_model(model, recipe.adapter.build(list(LINEARS))).train()

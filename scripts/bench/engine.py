@@ -1,4 +1,4 @@
-"""Benchmarks C1 to C5: everybody does the same work in turns, window by window, in one run. Ratios, not times.
+"""Benchmarks C1 to C5, DoRA when named: everybody does the same work in turns, window by window, in one run. Ratios, not times.
 
     python -m scripts.bench.engine [C1 ...] [--peers PYTHON] [--json FILE]
 
@@ -28,6 +28,7 @@ TARGETS = {  # engine.md: of the speed, and of the memory where it says
     ("C1", "trainer"): (3.0, 0.40), ("C1", "trl"): (4.0, None), ("C1", "trl_packed"): (4.0, None),
     ("C2", "trainer"): (1.4, None), ("C3", "trainer"): (4.5, 0.15), ("C3", "trl"): (2.0, None),
     ("C4", "loop"): (1 / 1.15, None), ("C4", "trainer"): (3.0, None), ("C5", "trainer"): (1.5, None),
+    ("dora", "trainer"): (1.0, None), ("qdora", "trainer"): (1.0, None),
 }  # fmt: skip
 CEILING = {"C2": 0.65}  # share of the measured matrix products
 
@@ -150,9 +151,9 @@ def versions(python: str | None) -> dict[str, str]:
 
 
 def main() -> None:
-    """Run the cases named, all by default, and print a row for each peer."""
+    """Run the cases named, C1 to C5 by default, and print a row for each peer."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cases", nargs="*", default=list(WORKS))
+    parser.add_argument("cases", nargs="*", default=[case for case in WORKS if case.startswith("C")])
     parser.add_argument("--peers", default=sys.executable if importlib.util.find_spec("trl") else None)
     parser.add_argument("--one-thread", action="store_true", help="processor time of one thread: for a busy machine")
     parser.add_argument(

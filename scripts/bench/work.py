@@ -36,6 +36,7 @@ class Work:
     peers: tuple[str, ...] = ("trainer",)
     quantization: Literal["none", "nf4"] = "none"
     unpacked: bool = False  # a 4-bit base stays unpacked in lorafit, as it does where there is room
+    adapter: Literal["lora", "dora", "full"] = "lora"
     rank: int = 16
     batch_rows: int = 8  # of a step; all of them in one pass
     micro_rows: int | None = None
@@ -128,7 +129,7 @@ class Work:
             {
                 "version": 1,
                 "model": {"path": "builtin:tiny"},
-                "adapter": {"kind": "lora", "rank": self.rank, "alpha": 2 * self.rank},
+                "adapter": {"kind": self.adapter, "rank": self.rank, "alpha": 2 * self.rank},
                 "quantization": {"kind": self.quantization},
                 "data": {"train": {"path": "none"}},
                 "training": {
@@ -148,4 +149,8 @@ WORKS = {
     "C3": replace(C1, about="large vocabulary", hidden=256, layers=4, vocabulary=128_000, peers=("trainer", "trl")),
     "C4": Work("many small layers", hidden=128, layers=24, vocabulary=8_000, peers=("loop", "trainer")),
     "C5": replace(C1, about="4-bit base", hidden=256, layers=4, quantization="nf4", unpacked=True, peers=("trainer",)),
+    "dora": replace(C1, about="DoRA", hidden=256, layers=4, adapter="dora", peers=("trainer",)),
+    "qdora": replace(
+        C1, about="DoRA of a 4-bit base", hidden=256, layers=4, adapter="dora", quantization="nf4", peers=("trainer",)
+    ),
 }

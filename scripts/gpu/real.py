@@ -40,7 +40,6 @@ class Real(Work):
     layers: int = 0
     vocabulary: int = 0
     model_name: str = "meta-llama/Meta-Llama-3-8B"
-    adapter: Literal["lora", "dora", "full"] = "lora"
     optimizer: OptimizerName = "adamw"
     batch_rows: int = 4
     automatic: bool = False  # lorafit chooses how many rows a pass takes and what is recomputed
