@@ -1,6 +1,6 @@
-"""Benchmarks C1 to C5, DoRA when named: everybody does the same work in turns, window by window, in one run. Ratios, not times.
+"""Benchmarks C1 to C5: everybody does the same work in turns, window by window, in one run. Ratios, not times.
 
-    python -m scripts.bench.engine [C1 ...] [--peers PYTHON] [--json FILE]
+    python -m scripts.bench.engine [C1 ...] [dora] [qdora] [--peers PYTHON] [--json FILE]
 
 `--peers` is a Python that has trl; without it, and without trl here, its lines are left out. The machine's own matrix
 products take turns with the rest, so that the share of what it can do is of the same minutes.
