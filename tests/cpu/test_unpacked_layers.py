@@ -19,7 +19,7 @@ from lorafit.model.adapt import WEIGHTS, attach
 from lorafit.model.fast_linear import take_fast_linears
 from lorafit.model.load import load_base
 from lorafit.model.unpacked import Unpacked, keep_unpacked
-from lorafit.recipe.adapters import Lora
+from lorafit.recipe.adapters import Dora, Lora
 from lorafit.recipe.quantization import Fp4, Nf4
 from lorafit.recipe.schema import Dtype, ModelSpec
 from lorafit.train import run
@@ -31,14 +31,16 @@ from lorafit.train.start import start
 CPU = torch.device("cpu")
 
 
-def trained(folder: Path, dtype: Dtype, quantization: Nf4 | Fp4, layers: int) -> tuple[torch.Tensor, ...]:
+def trained(
+    folder: Path, dtype: Dtype, quantization: Nf4 | Fp4, adapter: Lora | Dora, layers: int
+) -> tuple[torch.Tensor, ...]:
     """Give the logits and the gradients of a pass, in evaluation mode and in training."""
     base = load_base(ModelSpec(path=str(folder), dtype=dtype), quantization, CPU)
     packed = sum(isinstance(module, Linear4bit) for module in base.model.modules())
     keep_unpacked(base.model, layers)
     left = sum(isinstance(module, Linear4bit) for module in base.model.modules())
     assert (packed - left) * 2 == packed * layers
-    model = attach(base.model, Lora(rank=4, dropout=0.1), "base", 0).model
+    model = attach(base.model, adapter, "base", 0).model
     take_fast_linears(model)
     randomise(model)
     ids = torch.arange(5, 25)[None]
@@ -52,16 +54,17 @@ def trained(folder: Path, dtype: Dtype, quantization: Nf4 | Fp4, layers: int) ->
 
 
 @pytest.mark.parametrize("quantization", [Nf4(), Nf4(double_quant=False), Fp4()], ids=["nf4", "single", "fp4"])
+@pytest.mark.parametrize("adapter", [Lora(rank=4, dropout=0.1), Dora(rank=4)], ids=["lora", "dora"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("make", [toy_llama, toy_qwen2, toy_gpt2])  # plain, with biases, transposed
 def test_bit_for_bit(
-    make: Callable[[], PreTrainedModel], dtype: Dtype, quantization: Nf4 | Fp4, tmp_path: Path
+    make: Callable[[], PreTrainedModel], dtype: Dtype, quantization: Nf4 | Fp4, adapter: Lora | Dora, tmp_path: Path
 ) -> None:
     folder = save_toy(make(), tmp_path / "toy")
-    packed = trained(folder, dtype, quantization, 0)
+    packed = trained(folder, dtype, quantization, adapter, 0)
     assert len(packed) > 10
     for layers in (1, 2):
-        unpacked = trained(folder, dtype, quantization, layers)
+        unpacked = trained(folder, dtype, quantization, adapter, layers)
         assert all(torch.equal(a, b) for a, b in zip(packed, unpacked, strict=True))
 
 
