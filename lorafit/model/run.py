@@ -13,6 +13,7 @@ from lorafit.data.classes import padding_id
 from lorafit.errors import ModelError
 from lorafit.model.adapt import load_adapter
 from lorafit.model.classify import Head, labels_in
+from lorafit.model.fast_linear import take_fast_linears
 from lorafit.model.find import find_model
 from lorafit.model.identity import identify
 from lorafit.model.load import load_base, pick_device
@@ -131,7 +132,9 @@ def load_run(root: Path) -> Loaded:
     _check_same_base(run, folder)
     head = new_head(labels, tokenizer, recipe.seed)
     base = load_base(recipe.model, recipe.quantization, device, folder, head)
-    return Loaded(load_adapter(base.model, result), tokenizer, device, folder, recipe, labels)
+    model = load_adapter(base.model, result)
+    take_fast_linears(model)  # without a gradient that is DoRA's alone: PEFT would build its weights for every pass
+    return Loaded(model, tokenizer, device, folder, recipe, labels)
 
 
 def new_head(labels: Sequence[str], tokenizer: PreTrainedTokenizerBase, seed: int) -> Head | None:
