@@ -8,21 +8,20 @@ from typing import Any, cast
 import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface
 
 FUSED = "lorafit_documents"
 EXPLICIT = "lorafit_documents_eager"
 
 
 def register() -> None:
-    """Make both kernels known to transformers, for `set_attn_implementation`."""
+    """Make both kernels known to transformers, for `set_attn_implementation`.
+
+    And no builder of masks: the boundaries say it all, and where there is one transformers asks the device in every
+    pass whether rows are packed.
+    """
     for name, kernel in ((FUSED, documents_attention), (EXPLICIT, partial(documents_attention, explicit=True))):
         AttentionInterface.register(name, kernel)
-        AttentionMaskInterface.register(name, cast("Any", _no_mask))
-
-
-def _no_mask(*args: object, **settings: object) -> None:
-    """Stand in for transformers' mask builder: the boundaries say it all."""
 
 
 def documents_attention(

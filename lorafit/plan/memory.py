@@ -251,13 +251,13 @@ def _update(question: MemoryQuestion, trained: int) -> list[Component]:
 
 
 def _flat(trained: int) -> Component:
-    """Gradients come to lie in one buffer; then processes add them up, of which the collective takes a copy."""
-    return Component("flat gradients, or their copy", 4 * trained, f"{trained:,} trained x 4 bytes")
+    """Gradients come to lie in one buffer, in which processes add them up."""
+    return Component("flat gradients", 4 * trained, f"{trained:,} trained x 4 bytes")
 
 
 def _exchange(trained: int) -> Component:
-    """Gradients of all processes are added in one flat float32 buffer, of which the collective takes a copy."""
-    return Component("flat gradients and their copy", 8 * trained, f"{trained:,} trained x 2 x 4 bytes")
+    """Gradients of all processes are added up in one flat float32 copy."""
+    return Component("flat copy of the gradients", 4 * trained, f"{trained:,} trained x 4 bytes")
 
 
 def _holes(question: MemoryQuestion, parts: list[Component]) -> int:

@@ -78,7 +78,7 @@ class Course:
 
     def run(self, reporter: Reporter) -> None:
         """Take every step that is left. Raises Stopped, NumericalError, OutOfMemory."""
-        if self._asked(self.requests.stop):
+        if self.loop.ranks.any_of([self.requests.stop]) == [True]:
             self._stop()
         if self.position.step < self.loop.plan.total_steps:
             rehearse(self.loop, self.data, self.record, self.position.step)
@@ -106,11 +106,12 @@ class Course:
         if _is_due(taken.step, self.training.eval_every):
             self._settle(reporter)
             self._evaluate(reporter)
-        if _is_due(taken.step, self.training.save_every) or self._asked(self.requests.save):
+        save, stop = self.loop.ranks.any_of([self.requests.save, self.requests.stop])
+        if save or _is_due(taken.step, self.training.save_every):
             self._settle(reporter)
             self._save()
             self.requests.save = False
-        if taken.step < self.loop.plan.total_steps and self._asked(self.requests.stop):
+        if stop and taken.step < self.loop.plan.total_steps:
             self._settle(reporter)
             self._stop()
 
@@ -133,13 +134,6 @@ class Course:
             fix="go on with the same command and --resume",
             code="E75-STOPPED",
         )
-
-    def _asked(self, mine: bool) -> bool:
-        """Say whether any process was asked."""
-        if self.loop.ranks.count == 1:  # no need to ask the device
-            return mine
-        asked = torch.tensor(int(mine), device=self.loop.ranks.device)
-        return bool(self.loop.ranks.sum(asked))
 
     def _evaluate(self, reporter: Reporter) -> None:
         """Measure the validation loss and remember the best."""

@@ -97,15 +97,14 @@ class Loop:
     def within_memory(self, work: Callable[[], torch.Tensor], numbers: int) -> torch.Tensor:
         """Do it in all processes, and add up the so many numbers [numbers] that it gives in each.
 
-        Where the device of any is full, all halve the micro-batch and do it again: whether it was goes with the
-        numbers, so that all decide alike. torch.OutOfMemoryError, in all, at one row. The work asks nothing of the
-        others, but where the base is split: who is full there leaves others waiting within a layer, and ends.
+        Where the device of any is full, all halve the micro-batch and do it again: they ask each other, so that all
+        decide alike. torch.OutOfMemoryError, in all, at one row. The work asks nothing of the others, but where the
+        base is split: who is full there leaves others waiting within a layer, and ends.
         """
         while True:
             mine, why = self._unless_full(work, numbers)
-            total = self.ranks.sum(torch.cat([mine, torch.full_like(mine[:1], bool(why))]))
-            if not (why if self.ranks.count == 1 else total[-1]):  # one process need not ask its device
-                return total[:-1]
+            if self.ranks.any_of([bool(why)]) == [False]:
+                return self.ranks.sum(mine)
             self.trained.zero_grad()
             if self.micro_batch_size == 1:
                 raise torch.OutOfMemoryError(why or "the device of another process is full")

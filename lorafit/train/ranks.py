@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -49,6 +49,9 @@ class Ranks:
         self.device: torch.device = self.accelerator.device
         self.rank: int = self.accelerator.process_index
         self.count: int = self.accelerator.num_processes
+        self.hosts: Any = None  # the group in which hosts ask each other; None: that of all else, on a CPU
+        if self.count > 1 and self.device.type == "cuda":
+            self.hosts = torch.distributed.new_group(backend="gloo")
         self.here = int(os.environ.get("LOCAL_WORLD_SIZE", self.count))  # processes on this machine
 
     @property
@@ -86,13 +89,28 @@ class Ranks:
         mine[self.rank] = number
         return int(self.sum(mine).min())
 
+    def any_of(self, mine: Sequence[bool]) -> list[bool]:
+        """Say of each question whether any process says yes. The hosts ask each other: no card is waited for."""
+        if self.count == 1:
+            return list(mine)
+        said = torch.tensor(mine, dtype=torch.uint8)
+        torch.distributed.all_reduce(said, torch.distributed.ReduceOp.MAX, group=self.hosts)
+        return [bool(answer) for answer in said.tolist()]
+
     def sum_gradients(self, tensors: Sequence[nn.Parameter]) -> None:
-        """Add gradients over all processes, in one collective; a process that had no rows adds zeros."""
+        """Add gradients over all processes, in one collective; a process that had no rows adds zeros.
+
+        One float32 tensor is added up where it lies, several in a flat copy.
+        """
         if self.count == 1:
             return
         gradients = [torch.zeros_like(t) if t.grad is None else t.grad for t in tensors]
-        flat = [gradient.flatten().float() for gradient in gradients]
-        total = self.sum(torch.cat(flat) if len(flat) > 1 else flat[0])
+        if len(gradients) == 1 and gradients[0].dtype == torch.float32:
+            torch.distributed.all_reduce(gradients[0])
+            tensors[0].grad = gradients[0]
+            return
+        total = torch.cat([gradient.flatten().float() for gradient in gradients])
+        torch.distributed.all_reduce(total)
         pieces = torch.split(total, [tensor.numel() for tensor in tensors])
         for tensor, gradient, piece in zip(tensors, gradients, pieces, strict=True):
             tensor.grad = gradient.copy_(piece.view_as(tensor))

@@ -13,12 +13,15 @@ import psutil
 import pytest
 import torch
 from conftest import write_recipe
-from several import Process, begin, end, free_port, train_in
+from several import Process, begin, do, end, free_port, train_in
+from test_oracle import BATCH, make_loop, one_row_packs, ragged_rows
 from test_run import LONG, command, lines, overrides, wait_for_steps, weights_hash
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lorafit.errors import RankLost
 from lorafit.recipe.load import LoadedRecipe
 from lorafit.train import launch
+from lorafit.train.ranks import Ranks
 from lorafit.train.start import start
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -52,6 +55,53 @@ def test_several_equal_one(tiny_model: Path, tmp_path: Path, count: int, changes
     one, several = losses(tmp_path / "one"), losses(tmp_path / "several")
     assert several == pytest.approx(one, abs=1e-6)
     assert len(one) > 1
+
+
+class Reads(TorchDispatchMode):
+    """Counts the numbers that the host asks of a device, each of which waits for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **kwargs or {})
+
+
+def test_a_step_of_several_processes_waits_for_no_device(tiny_model: Path) -> None:
+    def take_two() -> None:
+        rows = ragged_rows(BATCH)
+        loop = make_loop(tiny_model, rows, one_row_packs(rows), micro=2)
+        loop.step(0)
+        with Reads() as reads:
+            taken = loop.step(1)
+        assert reads.count == 0
+        with Reads() as reads:
+            float(taken.late.host[0])
+        assert reads.count == 1  # so that it would have been seen
+        loop.close()
+        loop.ranks.close()
+
+    do(2, take_two)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_gradients_are_added_up_one_tensor_where_it_lies(count: int) -> None:
+    def add_up() -> None:
+        ranks = Ranks()
+        tensors = [torch.nn.Parameter(torch.zeros(2, 3)) for _ in range(count)]
+        tensors[0].grad = torch.full((2, 3), 1.0 + ranks.rank)
+        place = tensors[0].grad.data_ptr()
+        ranks.sum_gradients(tensors)
+        for tensor, wanted in zip(tensors, (3.0, 0.0), strict=False):
+            assert tensor.grad is not None
+            assert tensor.grad.unique().tolist() == [wanted]
+        assert tensors[0].grad.data_ptr() == place
+        assert ranks.any_of([ranks.rank == 1, False]) == [True, False]
+        ranks.close()
+
+    do(2, add_up)
 
 
 def until(processes: list[Process], root: Path, steps: int) -> None:
