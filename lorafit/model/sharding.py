@@ -28,8 +28,9 @@ def shard(
     """Move a frozen model from host memory to the device, a layer at a time, and keep this process's part of each.
 
     On the way weights become `dtype` (None: what they are), with `quantizing` those of linears 4 bits. Decoder layers,
-    the embedding and the head are split each by itself. What stays whole: the norm behind the layers, a table that
-    embedding and head share, a head that will be trained. Raises ModelError when no decoder layers are found.
+    the embedding and the head are split each by itself. What stays whole: the norm behind the layers, whose gathering
+    would take longer than its weights are worth, a table that embedding and head share, a head that will be trained.
+    Raises ModelError when no decoder layers are found.
     """
     stack = model.base_model
     table, head = cast("nn.Embedding", model.get_input_embeddings()), model.get_output_embeddings()
@@ -47,7 +48,11 @@ def shard(
     for module in () if tied else (table, head):
         if module is not None:
             fully_shard(module, mesh=mesh, reshard_after_forward=True)
-    fully_shard(stack, mesh=mesh, reshard_after_forward=True, ignored_params=set(table.parameters()) if tied else set())
+    if not tied:  # the backward asks nothing of a frozen table, and FSDP would fetch it ahead all the same
+        cast("FSDPModule", table).set_unshard_in_backward(False)
+    vectors = {p for p in stack.parameters() if p.dim() < 2 and not isinstance(p, DTensor)}
+    whole = vectors | (set(table.parameters()) if tied else set())
+    fully_shard(stack, mesh=mesh, reshard_after_forward=True, ignored_params=whole)
     cast("nn.Module", model).to(device)
     _describe_parts(model)
 

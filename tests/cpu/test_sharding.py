@@ -10,6 +10,7 @@ from conftest import write_recipe
 from safetensors.torch import load_file
 from several import begin, do, end, train_in
 from test_run import lines, wait_for_steps
+from torch.distributed.fsdp._fully_shard._fsdp_param_group import FSDPParamGroup
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, Qwen2Config, Qwen2ForCausalLM
 
@@ -112,6 +113,31 @@ def test_each_process_holds_its_part_and_gives_layers_back(tiny_model: Path, qua
         for _ in range(2):
             model.train()(input_ids=torch.arange(40)[None]).logits.sum().backward()
             assert held(model) <= 0.51 * whole
+        ranks.close()
+
+    do(2, train_a_little)
+
+
+def test_what_a_pass_needs_is_gathered_once_for_its_forward_and_once_for_its_backward(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train_a_little() -> None:
+        ranks, asked = Ranks(), []
+        gather = FSDPParamGroup.unshard
+
+        def unshard(group: FSDPParamGroup, async_op: bool = False) -> None:
+            begun = group._all_gather_result is not None
+            gather(group, async_op)
+            if group._all_gather_result is not None and not begun:
+                asked.append(group._module_fqn)
+
+        monkeypatch.setattr(FSDPParamGroup, "unshard", unshard)
+        base = load_base(ModelSpec(path=str(tiny_model)), Unquantized(), ranks.device, sharded=True)
+        model = attach(base.model, Lora(rank=2), "x", 0).model.train()
+        states = base.model.model(input_ids=torch.arange(40)[None]).last_hidden_state
+        states.sum().backward()
+        assert asked == ["embed_tokens", "layers.0", "layers.1", "layers.1", "layers.0"]
+        assert model
         ranks.close()
 
     do(2, train_a_little)
