@@ -9,6 +9,11 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["LORAFIT_CACHE"] = "off"  # a test that is about the cache gives it a folder
 
 import pytest
+from hypothesis import settings
+
+# A deadline by the clock asks how busy the machine is; pytest's own timeout ends a test that hangs.
+settings.register_profile("lorafit", deadline=None)
+settings.load_profile("lorafit")
 
 NEEDED_CARDS = {"gpu": 1, "multi_gpu": 2}
 
