@@ -1,6 +1,7 @@
 """The benchmarks compare the same work: every side sees the same tokens and has the same losses."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from lorafit.plan.shapes import shape_from_config
 from lorafit.plan.work import work as count_work
 from lorafit.recipe.adapters import Lora
 from lorafit.recipe.quantization import Unquantized
+from scripts.bench import ranks, ranks_where
 from scripts.bench.breakdown import kind_of, product_operations, profiled
 from scripts.bench.contenders import CONTENDERS, Step
 from scripts.bench.engine import HEADER, rows
@@ -72,3 +74,32 @@ def test_a_profile_finds_every_product_of_a_step() -> None:
     assert kinds["base products, forward"] == SMALL.layers * 2 * rows * sum(linears)
     assert kinds["base products, backward"] == kinds["base products, forward"] - 2 * rows * sum(linears[:3])
     assert {"attention, forward", "attention, backward", "gated MLP", "norms", "adapter products"} < kinds.keys()
+
+
+def test_several_processes_stand_beside_one_and_beside_as_many_alone() -> None:
+    found = {case.name: [(100.0, 1.0)] * 2 for case in ranks.CASES}
+    found["2 x alone"], found["2 x whole"] = [(180.0, 1.0), (190.0, 1.0)], [(171.0, 1.1), (171.0, 1.3)]
+    assert "| 2 x whole | 1.71 x | 92% | 1.20 x |" in ranks.rows(found)
+    assert "| 2 x alone | 1.85 x | 100% | 1.00 x |" in ranks.rows(found)
+
+
+def test_what_is_timed_within_something_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=0.0)
+    hands = {"perf_counter": lambda: clock.now, "process_time": lambda: clock.now / 2}
+    monkeypatch.setattr(ranks_where, "time", SimpleNamespace(**hands))
+
+    class Work:
+        def inner(self) -> None:
+            clock.now += 3
+
+        def outer(self) -> None:
+            clock.now += 1
+            self.inner()
+            self.inner()
+
+    watch = ranks_where.Watch()
+    watch.over(Work, "inner", "exchange of ")
+    watch.over(Work, "outer", ranks_where.TIMED[-1][2])
+    for _ in range(2):
+        Work().outer()
+    assert watch.steps == [{"numbers": [1.0, 0.5, 1], "exchange of numbers": [6.0, 3.0, 2]}] * 2
