@@ -100,9 +100,11 @@ def _speed(root: Path) -> float:
 
 def _rank(case: Case, recipe: Path, rank: int, port: str) -> None:
     alone = case.sharding == "alone"
-    me, count = ("0", "1") if alone else (str(rank), str(case.processes))
-    os.environ |= {"RANK": me, "LOCAL_RANK": me, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "LORAFIT_CACHE": "off"}
+    os.environ["LORAFIT_CACHE"] = "off"
+    if not alone:
+        me, count = str(rank), str(case.processes)
+        os.environ |= {"RANK": me, "LOCAL_RANK": me, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     torch.set_num_threads(1)
     times: list[float] = []
     take = Course._step
