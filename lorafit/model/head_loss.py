@@ -12,7 +12,7 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
-from lorafit.plan.passes import CHUNK_LOGITS
+from lorafit.plan.heads import CHUNK_LOGITS
 
 # Models whose logits are proved to be what their head makes of the last hidden states, and nothing more.
 _PLAIN: WeakSet[PreTrainedModel] = WeakSet()

@@ -64,7 +64,8 @@ def _traced(
     log: StorageLog,
     started: float,
 ) -> Trace:
-    card, kernels = card_semantics(_lengths(question)), plain_kernels() if question.stack else nullcontext()
+    kernels = plain_kernels(padded=question.stack.padded) if question.stack else nullcontext()
+    card = card_semantics(_lengths(question))
     with warnings.catch_warnings(), FakeTensorMode(allow_non_fake_inputs=True), card, kernels, log:
         warnings.simplefilter("ignore")  # of libraries, about values that are not there
         tracer = _Tracer(question, config, layers, build_optimizer, log)

@@ -51,6 +51,8 @@ class AsOnCard(TorchFunctionMode):
             return _fused_dropout(args[0], args[1], named["train"])
         if func is torch._grouped_mm and args[0].dtype is not torch.bfloat16:
             return _GroupedProduct.apply(args[0], args[1], named["offs"])  # type: ignore[no-untyped-call]
+        if func in (functional.linear, functional.layer_norm) and not _autocasts():
+            _want_one_dtype(*args, *named.values())
         if func in FLOAT32_FUNCTIONS and _autocasts():
             args = tuple(_widened(x) for x in args)
             named = {key: _widened(x) for key, x in named.items()}
@@ -64,6 +66,14 @@ _is_autocast_enabled = torch.is_autocast_enabled
 
 def _autocasts() -> bool:
     return _is_autocast_enabled("cpu")
+
+
+def _want_one_dtype(*operands: object) -> None:
+    """Refuse what a card refuses, and a fake tensor does not: a product or norm of two dtypes."""
+    dtypes = {x.dtype for x in operands if isinstance(x, torch.Tensor)}
+    if len(dtypes) > 1:
+        named = " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
+        raise TypeError(f"without autocast a card refuses a product or norm of {named}")
 
 
 def _widened(x: object) -> object:
@@ -102,12 +112,18 @@ def fused_attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> torch.Tensor:
-    """FlashAttention in 16 bits; else the memory-efficient kernel, where a mask becomes a bias."""
+    """FlashAttention in 16 bits; else the memory-efficient kernel, where a mask becomes a bias.
+
+    That one knows no grouped keys on a card: torch then takes its formula, with every score written out.
+    """
     narrow = query.dtype in (torch.bfloat16, torch.float16) and query.shape[3] == value.shape[3]
-    assert narrow or not enable_gqa
     if narrow and attn_mask is None:
         flash = torch.ops.aten._scaled_dot_product_flash_attention
         return cast("torch.Tensor", flash(query, key, value, dropout_p, is_causal, scale=scale)[0])
+    if enable_gqa:
+        math = torch.ops.aten._scaled_dot_product_attention_math
+        given = (query, key, value, attn_mask, dropout_p, is_causal)
+        return cast("torch.Tensor", math(*given, scale=scale, enable_gqa=True)[0])
     bias = None
     if attn_mask is not None:
         bias = torch.zeros_like(attn_mask, dtype=query.dtype).expand(*query.shape[:3], key.shape[2])

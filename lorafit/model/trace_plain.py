@@ -6,6 +6,7 @@ from typing import Any, cast
 from unittest.mock import patch
 
 import torch
+from torch import nn
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -37,36 +38,37 @@ def build_plain(question: MemoryQuestion, config: Mapping[str, object], layers: 
 
 
 def _upcast(model: PreTrainedModel, question: MemoryQuestion) -> None:
-    """`prepare_model_for_kbit_training`: norms to float32, or all that is not packed."""
-    for name, parameter in model.named_parameters():
-        size = question.norm_bytes if "norm" in name else question.embedding_bytes
-        if size == 4 and parameter.is_floating_point():
-            parameter.data = parameter.data.float()
+    """`prepare_model_for_kbit_training`: norms to float32, or all that is not packed.
+
+    What is a norm is told as TRL tells it (`peft_module_casting_to_bf16`): by its class, or by its name.
+    """
+    for name, module in model.named_modules():
+        is_norm = isinstance(module, nn.LayerNorm) or "norm" in name
+        size = question.norm_bytes if is_norm else question.embedding_bytes
+        for parameter in module.parameters(recurse=False):
+            if size == 4 and parameter.is_floating_point():
+                parameter.data = parameter.data.float()
 
 
 def plain_loss(model: PreTrainedModel, question: MemoryQuestion) -> torch.Tensor:
     """Take a batch of rows, padded or all of one length, through the model and its own loss."""
     rows, length = question.micro_batch_size, question.max_length
     ids = torch.zeros(rows, length, dtype=torch.long)
-    mask = None
-    if cast("Stack", question.stack).padded:  # made as transformers would make it, without a look at its values
-        mask = torch.ones(rows, 1, length, length, dtype=torch.bool)
-        if question.explicit_attention:
-            mask = torch.zeros(rows, 1, length, length, dtype=getattr(torch, question.dtype))
+    mask = torch.ones_like(ids) if cast("Stack", question.stack).padded else None
     loss: torch.Tensor = model(input_ids=ids, attention_mask=mask, labels=ids, use_cache=False).loss
     return loss
 
 
 @contextmanager
-def plain_kernels() -> Iterator[None]:
-    """Let transformers take a card's kernels, and leave out a mask that says nothing, as it does where values are."""
+def plain_kernels(*, padded: bool) -> Iterator[None]:
+    """Let transformers take a card's kernels, and a mask only where rows are padded, which values would tell it."""
 
     def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **settings: Any) -> torch.Tensor:
         return fused_attention(*as_autocast(query, key, value), **settings)
 
     with (
         patch.object(functional, "scaled_dot_product_attention", attend),
-        patch("transformers.masking_utils.is_tracing", lambda *_: False),
+        patch("transformers.masking_utils.is_tracing", lambda *_: padded),
         patch("transformers.masking_utils.find_packed_sequence_indices", lambda *_: None),
     ):
         yield

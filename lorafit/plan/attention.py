@@ -59,6 +59,7 @@ def split(
         qk_norm=normed,
         scores=scores,
         joined=joined,
+        narrow_softmax=scores == "sinks",
         other_parameters=norms * qk_norm_values + (heads if scores == "sinks" else 0),
     )
 
@@ -74,6 +75,7 @@ def fused(
     outward_first: bool = False,
     grouped: bool = False,
     joined: bool = False,
+    narrow_softmax: bool = False,
 ) -> Attention:
     """One projection for queries, keys and values together.
 
@@ -97,6 +99,7 @@ def fused(
         fused=True,
         sliced=grouped,
         joined=joined,
+        narrow_softmax=narrow_softmax,
         output_index=0 if outward_first else -1,
     )
 

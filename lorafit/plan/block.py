@@ -49,7 +49,7 @@ def play_layer(
     waiting = [tape.temporary(symbol, size) for symbol, size in first]
     hidden = tape.tensor("hidden", input_bytes, needs_grad=setting.full or not lowest)
     output = player.layer(layer, hidden)
-    checkpoint = hidden if recomputed else None
+    checkpoint, entrance = hidden if recomputed else None, hidden.edge
     del hidden
     forward, kept, edge, size = tape.peak_form(), tape.live_form(without=output), output.edge, output.bytes_each
     held = output if recomputed and reenters else None
@@ -62,7 +62,7 @@ def play_layer(
     del waiting
     tape.backward(edge, tape.temporary("hidden", size))
     del checkpoint, held
-    return LayerMemory(forward, tape.peak_form(), kept, player.pinned_form(), size)
+    return LayerMemory(forward, tape.peak_form(), kept, player.pinned_form(entrance if recomputed else 0), size)
 
 
 def _first_gradients(

@@ -66,7 +66,7 @@ _DEEPSEEK_EXPERTS = partial(
 )
 _QWEN3_NEXT = Family(
     norm="wide",
-    attention=partial(attention.split, qk_norm="head", head_width=256, query_gate=True),
+    attention=partial(attention.split, qk_norm="head", head_width=256, query_gate=True, joined=True),
     other_attention=partial(attention.gated_delta, fused_in=True),
     other_attention_layers=linear_attention,
     sparse_mlp=_QWEN_SHARED,
@@ -141,6 +141,7 @@ FAMILIES: dict[str, Family] = {
             o_bias=False,
             qk_norm="width",
             qk_norm_key="qk_layernorm",
+            joined=True,
         ),
         parallel_key=("use_parallel_residual", False),
         parallel_norms=_one_norm,
@@ -197,7 +198,9 @@ FAMILIES: dict[str, Family] = {
     ),
     "gpt2": replace(
         _LAYER_NORM,
-        attention=partial(attention.fused, module="attn", inward="c_attn", outward="c_proj", bias=True),
+        attention=partial(
+            attention.fused, module="attn", inward="c_attn", outward="c_proj", bias=True, narrow_softmax=True
+        ),
         mlp=partial(mlp.plain, up="c_fc", down="c_proj", bias=True, widths=("n_inner",), composed=True),
         tied=True,
         prefix="transformer.h",
@@ -209,7 +212,7 @@ FAMILIES: dict[str, Family] = {
     "olmoe": replace(_WIDE_NORMED, sparse_mlp=_WIDE_EXPERTS, sparse_layers=every_layer),
     "minimax_m2": replace(
         _WIDE_NORMED,
-        attention=partial(attention.split, qkv_bias=False, o_bias=False, qk_norm="width"),
+        attention=partial(attention.split, qkv_bias=False, o_bias=False, qk_norm="width", joined=True),
         sparse_mlp=partial(_WIDE_EXPERTS, float32_shares=True),
         sparse_layers=every_layer,
     ),
@@ -235,7 +238,7 @@ FAMILIES: dict[str, Family] = {
     "qwen3_5_text": replace(_QWEN3_5_MOE, sparse_mlp=None, sparse_layers=no_layer),
     "qwen3_5_moe_text": _QWEN3_5_MOE,
     "glm4_moe": Family(
-        attention=partial(attention.split, o_bias=False, qk_norm="head", qk_norm_key="use_qk_norm"),
+        attention=partial(attention.split, o_bias=False, qk_norm="head", qk_norm_key="use_qk_norm", joined=True),
         sparse_mlp=_DEEPSEEK_EXPERTS,
         sparse_layers=partial(after_dense, dense=1),
     ),

@@ -16,7 +16,8 @@ TABLE_BYTES = 512 + 1024 + 512
 def weights(question: MemoryQuestion) -> list[Component]:
     """The base model as it lies on the card; what is no linear of a layer is never quantised."""
     shape, size, narrow = question.shape, question.embedding_bytes, question.norm_bytes
-    matrices = question.vocabulary_matrices
+    matrices, learned = question.vocabulary_matrices, shape.position_parameters
+    others = question.other_parameters - learned
     parts = [
         _linears(question),
         _unpacked(question),
@@ -28,11 +29,8 @@ def weights(question: MemoryQuestion) -> list[Component]:
             question.embedding_parameters * size,
             f"{matrices} x {shape.vocab_size:,} vocabulary x {shape.hidden_size:,} hidden x {size} bytes",
         ),
-        Component(
-            "norms, biases, routers",
-            question.other_parameters * narrow,
-            f"{question.other_parameters:,} x {narrow} bytes",
-        ),
+        Component("embedding of positions", learned * size, f"{learned:,} x {size} bytes"),
+        Component("norms, biases, routers", others * narrow, f"{others:,} x {narrow} bytes"),
     ]
     if question.classes:
         parts.append(_class_head(question))

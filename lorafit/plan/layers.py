@@ -50,6 +50,7 @@ class Attention:
     joined: bool = False  # turned and other parts are joined anew, in a layout that the way out has to copy
     turned: bool = True  # by positions, so that queries and keys are no parts of what was projected
     dropout: bool = False  # of the scores, which only some kernels have
+    narrow_softmax: bool = False  # of written-out scores in their own dtype, where others take float32
     other_parameters: int = 0  # norms of queries and keys, sinks, convolutions
     output_index: int = -1  # which of the linears is the way out
 

@@ -10,8 +10,10 @@ from itertools import accumulate
 
 from lorafit.plan import holdings
 from lorafit.plan.bands import band
+from lorafit.plan.beside import attention_masks, embedded, positions
+from lorafit.plan.heads import head_backward, head_forward
 from lorafit.plan.load import Load
-from lorafit.plan.passes import Passes, head_backward, head_forward, play_passes, positions
+from lorafit.plan.passes import Passes, play_passes
 from lorafit.plan.question import Component, Estimate, MemoryQuestion
 from lorafit.plan.shards import HEAD_ON_ARRIVAL, gathered_head, gathered_layers, split, split_trained
 from lorafit.recipe.optimizers import OPTIMIZERS
@@ -82,7 +84,9 @@ def _moments(question: MemoryQuestion, held: list[Component], trained: int) -> d
     # with several passes per step, the gradients of one live during the next
     gradients = split_trained(question, [holdings.gradients(question, trained)])
     before = gradients if question.accumulation else []
+    masks = attention_masks(question)  # which a recomputed layer holds for its second forward
     step, held = held, [*held, positions(question)]
+    passing, held = [*held, *masks, *embedded(question)], [*held, *masks] if question.recomputed else held
     kept = _kept(question, played.waiting(len(played.layers)), len(played.layers))
     in_loss, after_loss = head_forward(question, played.stream_bytes), head_backward(question, played.stream_bytes)
     cached = _cached(question, played)
@@ -97,7 +101,12 @@ def _moments(question: MemoryQuestion, held: list[Component], trained: int) -> d
         arriving = gathered_head(question, HEAD_ON_ARRIVAL)
         moments["gathering the head"] = [*held, *before, kept, *_copies(question, played), *arriving]
     if question.recomputed < len(played.layers):
-        moments["forward of a layer"] = [*held, *before, *_last_forward(question, played), *gathered_layers(question)]
+        moments["forward of a layer"] = [
+            *passing,
+            *before,
+            *_last_forward(question, played),
+            *gathered_layers(question),
+        ]
     if question.is_full and not question.classes:
         moments["backward of the head"] = [*held, *before, kept, *_head_gradient(question)]
         moments["gradient of the embedding"] = [*held, *_embedding_gradient(question, trained)]
@@ -162,7 +171,7 @@ def _gradients_by_layer(question: MemoryQuestion, played: Passes, trained: int) 
     size, share = question.gradient_bytes, question.gpus if question.sharded and question.stack else 1
     whole = [size * layer.trained if share > 1 else 0 for layer in played.layers]
     if question.accumulation:
-        return [size * trained // share + own for own in whole]
+        return [size * trained // share + own + _waiting_head(question) for own in whole]
     shape = question.shape
     left = trained - question.head_parameters
     left -= shape.vocab_size * shape.hidden_size if question.is_full and question.vocabulary_matrices > 1 else 0
@@ -171,6 +180,13 @@ def _gradients_by_layer(question: MemoryQuestion, played: Passes, trained: int) 
         left -= layer.trained
         sizes.append(size * left // share + own)
     return sizes
+
+
+def _waiting_head(question: MemoryQuestion) -> int:
+    """The gradient of a tied head that is there before: a second one waits for that of the embedding to join it."""
+    if not (question.is_full and question.accumulation and question.vocabulary_matrices == 1 and not question.classes):
+        return 0
+    return question.gradient_bytes * question.shape.vocab_size * question.shape.hidden_size
 
 
 def _host_bytes(question: MemoryQuestion) -> int:
@@ -205,22 +221,22 @@ def _copies(question: MemoryQuestion, played: Passes) -> list[Component]:
 
 
 def _head_gradient(question: MemoryQuestion) -> list[Component]:
-    """A trained head: its gradient in 16 bits becomes one in float32, beside the logits' own."""
+    """A trained head: its gradient in 16 bits beside the logits' own, and then beside its copy in float32."""
     shape, size = question.shape, question.compute_bytes
-    values = shape.vocab_size * shape.hidden_size
-    both = size + 4 if question.copies_weights else size
-    logits = question.target_tokens * shape.vocab_size
-    return [
+    values, logits = shape.vocab_size * shape.hidden_size, question.target_tokens * shape.vocab_size
+    made = [
         Component("gradient of the logits", logits * size, f"{logits:,} x {size} bytes"),
-        Component("gradient of the head", values * both, f"{values:,} x {both} bytes"),
+        Component("gradient of the head", values * size, f"{values:,} x {size} bytes"),
     ]
+    both = Component("gradient of the head", values * (size + 4), f"{values:,} x {size + 4} bytes")
+    return [both] if question.copies_weights and both.bytes > _sum(made) else made
 
 
 def _embedding_gradient(question: MemoryQuestion, trained: int) -> list[Component]:
     """The last gradient of a pass, as large as the vocabulary: added to that of a tied head, or of a pass before."""
     shape, size = question.shape, question.trained_bytes
-    again = question.accumulation or question.vocabulary_matrices == 1
-    values = shape.vocab_size * shape.hidden_size if again else 0
+    again = question.accumulation + (question.vocabulary_matrices == 1)
+    values = again * shape.vocab_size * shape.hidden_size
     stream = question.tokens * shape.hidden_size
     return [
         *_final_gradients(question, trained),

@@ -4,14 +4,14 @@ from functools import partial
 
 from lorafit.plan.layers import Attention, Layer, NormKind
 from lorafit.plan.operations import FLOAT32
-from lorafit.plan.products import Products
+from lorafit.plan.plain_mixing import PlainMixing
 from lorafit.plan.tape import CONSTANT, Tensor
 from lorafit.plan.windows import mask_cells
 
 DISTANCE_BYTES = 8 + 3  # of a cell of a mask in the making: an int64 distance, and what is asked of it
 
 
-class Mixing(Products):
+class Mixing(PlainMixing):
     """Attention as transformers lays it out and lorafit's kernels compute it."""
 
     def attention(self, layer: Layer, x: Tensor) -> Tensor:
@@ -73,32 +73,13 @@ class Mixing(Products):
         del meanwhile
         return out
 
-    def flash(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Fused attention, which keeps its inputs, output and log-sums; where it must, on keys and values repeated."""
-        scratch = [("query", FLOAT32), ("heads", FLOAT32)]
-        keys, values = key, value
-        if key.symbol == "key" and self.tape.widths["key"] < self.tape.widths["query"]:
-            if self.setting.groups:  # the gradients of keys and values are made per head of the queries, then added up
-                scratch.append(("query", 2 * self.size))
-            else:
-                keys, values = self.repeated(key), self.repeated(value)
-        sums = self.tape.temporary("heads", FLOAT32)
-        kept = [query, keys, values, sums]
-        if self.setting.masked:  # one bias for all heads, which the memory-efficient kernel reads
-            kept.append(self.tape.temporary("row", self.size))
-            scratch = [("heads", FLOAT32)]
-        return self.tape.record("query", self.size, [query, keys, values], kept, scratch, saves_output=True)
-
-    def repeated(self, x: Tensor) -> Tensor:
-        """One copy per query head."""
-        return self.tape.record("query", x.bytes_each, [x])
-
     def mixed(self, attention: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Values mixed by attention: by a kernel for all documents, or document by document."""
+        if self.setting.plain:
+            return self.plain_mixed(attention, query, key, value)
         query, key, value = (self.cast(x, self.size) for x in (query, key, value))
         explicit = self.setting.explicit_attention or attention.scores != "plain"
-        drops = attention.dropout and self.setting.drops
-        if not explicit and self.size != FLOAT32 and attention.kind != "latent" and not drops:
+        if not explicit and self.size != FLOAT32 and attention.kind != "latent" and not attention.dropout:
             mixed = self.flash(query, key, value)
             return self.tape.record("query", self.size, [mixed]) if attention.joined else mixed
         attend = partial(self.explicit, attention) if explicit else partial(self.efficient, attention)

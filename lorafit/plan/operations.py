@@ -26,10 +26,16 @@ class Setting:
     copies: bool = True  # of trained float32 weights in 16 bits
     norm_bytes: int = 2  # of a weight of the norms
     adapter_bytes: int = 4  # of an adapter's weight
+    gradient_bytes: int = 4  # of a trained weight's gradient
+    # of this pass they are all there is, or added to those that are there (or used up at once), or counted elsewhere
+    gradients: Literal["kept", "added", "elsewhere"] = "kept"
     keeps_packed_inputs: bool = False  # a 4-bit product keeps its input where checkpointing does not see it
+    plain: bool = False  # attention as transformers calls it, over rows of one length
     masked: bool = False  # by a mask that the kernel of attention takes as a bias
+    windows_mask: bool = False  # a window shorter than the rows is such a mask
+    bias_bytes: int = 2  # of a value of the mask that is added to written-out scores
+    narrows: bool = False  # the kernel of attention brings what it reads to 16 bits
     groups: bool = False  # the kernel for all documents takes grouped keys as they are
-    drops: bool = True  # attention may have dropout, which that kernel has not
     fused: bool = False  # lorafit's own backward of adapters, norms and gated MLPs
 
 
@@ -42,10 +48,12 @@ class Operations:
         self._pinned: dict[int, tuple[str, int]] = {}
         self.outlasting: list[Tensor] = []  # what lives until the whole graph is gone
 
-    def pinned_form(self) -> Form:
-        """Give what recomputation cannot drop: tensors kept outside autograd's sight."""
+    def pinned_form(self, without: int) -> Form:
+        """Give what recomputation cannot drop: tensors kept outside autograd's sight, but for that of this edge."""
         per_token: dict[str, int] = {}
-        for symbol, size in self._pinned.values():
+        for edge, (symbol, size) in self._pinned.items():
+            if edge == without:
+                continue
             per_token[symbol] = per_token.get(symbol, 0) + size
         return Form(per_token)
 
@@ -103,9 +111,9 @@ class Operations:
         """An elementwise function, which keeps its input; `composed`: written out in several."""
         if not composed:
             return self.tape.record(symbol, x.bytes_each, [x], saved=[x], part=symbol)
-        # gelu_new is written out: under autocast its power is float32, and so is all that follows
-        wide = self.cast(x, FLOAT32)
-        tanh = self.tape.record(symbol, FLOAT32, [wide], saved=[wide], saves_output=True)
+        # gelu_new is written out: autocast has its power in float32, and so is all that follows
+        wide = self.cast(x, FLOAT32) if self.setting.autocast else x
+        tanh = self.tape.record(symbol, wide.bytes_each, [wide], saved=[wide], saves_output=True)
         return self.product(self.scaled(tanh), self.scaled(x))
 
     def product(self, a: Tensor, b: Tensor) -> Tensor:

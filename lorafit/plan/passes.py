@@ -1,4 +1,4 @@
-"""What comes and goes in a step: the layers' activations, the logits and the loss."""
+"""What comes and goes in a step with the layers: what they keep, and their worst moments."""
 
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -8,13 +8,10 @@ from lorafit.plan.block import play_layer, widths
 from lorafit.plan.layers import Layer
 from lorafit.plan.load import NOTHING, Load
 from lorafit.plan.operations import Setting
-from lorafit.plan.question import Component, MemoryQuestion
-from lorafit.plan.stack import Stack
+from lorafit.plan.question import MemoryQuestion
 from lorafit.plan.tape import Form, Tape
 from lorafit.recipe.adapters import Dora, Full
 from lorafit.recipe.quantization import Bits4, Int8, Unquantized
-
-FLOAT32 = 4
 
 
 @dataclass(frozen=True)
@@ -153,14 +150,26 @@ def _setting(question: MemoryQuestion, *, packed: bool) -> Setting:
         copies=question.copies_weights,
         norm_bytes=question.norm_bytes if question.stack else question.compute_bytes,
         adapter_bytes=question.trained_bytes,
+        gradient_bytes=question.trained_bytes,
+        gradients=_gradients(question),
         keeps_packed_inputs=question.stack is not None and question.stack.keeps_packed_inputs,
+        plain=question.stack is not None,
         masked=question.stack is not None and question.stack.padded and not flash,
+        windows_mask=not flash,
+        bias_bytes=question.embedding_bytes,
+        narrows=flash,
         groups=question.stack is None or flash or question.stack.groups_keys,
-        drops=not flash,
         fused=question.fused,
         explicit_attention=question.explicit_attention,
-        documents=1 if question.stack else question.micro_batch_size,
+        documents=question.micro_batch_size,
     )
+
+
+def _gradients(question: MemoryQuestion) -> Literal["kept", "added", "elsewhere"]:
+    """Where a layer's gradients go; FSDP has room for all of a layer's before they come."""
+    if question.sharded and question.stack:
+        return "elsewhere"
+    return "added" if question.accumulation or question.gradient_bytes == 0 else "kept"
 
 
 def _trained(question: MemoryQuestion, layer: Layer, adapted: frozenset[str]) -> int:
@@ -172,120 +181,3 @@ def _trained(question: MemoryQuestion, layer: Layer, adapted: frozenset[str]) ->
 
 def _load(form: Form, width_of: dict[str, int]) -> Load:
     return Load(Counter({(symbol, width_of[symbol]): size for symbol, size in form.per_token.items()}), form.constant)
-
-
-IDS_BYTES = 4 * 8  # of a token: its number, its position, whether it predicts, and what
-
-
-def positions(question: MemoryQuestion) -> Component:
-    """What every layer reads beside the stream: sines and cosines of positions, and the batch itself."""
-    shape, tokens = question.shape, question.tokens
-    width = max((layer.attention.rotary_width for layer in shape.layers), default=0)
-    table = 2 * shape.position_tables * width * question.embedding_bytes
-    return Component(
-        "positions and the batch", tokens * (table + IDS_BYTES), f"{tokens:,} tokens x ({table:,} + {IDS_BYTES}) bytes"
-    )
-
-
-CHUNK_LOGITS = 2**25  # float32 values of logits that stand at once under a frozen head: 128 MiB
-
-
-def head_forward(question: MemoryQuestion, stream_bytes: int) -> Component:
-    """Final norm, logits, their float32 copy and log-softmax: the most that is live while the loss is computed."""
-    if question.classes:
-        return _class_head(question, stream_bytes)
-    if question.chunked_head:
-        return _chunked_head(question, stream_bytes)
-    if question.stack:
-        return _transformers_head(question, question.stack, stream_bytes)
-    return _head(question, stream_bytes, "logits and loss", max(question.compute_bytes + FLOAT32, 2 * FLOAT32))
-
-
-def head_backward(question: MemoryQuestion, stream_bytes: int) -> Component:
-    """Log-softmax, its gradient and the gradient of the float32 logits."""
-    if question.classes:
-        return _class_head(question, stream_bytes)
-    if question.chunked_head:
-        return _chunked_head(question, stream_bytes)
-    height = question.stack.loss_backward_bytes(question.shape.narrow_loss_before) if question.stack else 3 * FLOAT32
-    if question.stack and question.stack.keeps_outputs:
-        height += question.compute_bytes
-    found = _head(question, stream_bytes, "logits, loss and their gradients", height)
-    if question.is_full and question.stack is None and question.copies_weights:
-        copied = question.shape.vocab_size * question.shape.hidden_size
-        found = replace(found, bytes=found.bytes + 2 * copied, formula=f"{found.formula} + {copied:,} of the head x 2")
-    return _with_head_copy(question, found)
-
-
-def _transformers_head(question: MemoryQuestion, stack: Stack, stream_bytes: int) -> Component:
-    """Beside what the loss makes, the model's frame still holds the last states."""
-    height = stack.loss_forward_bytes(question.shape.narrow_loss_before) - 2 + question.compute_bytes
-    head = _head(question, stream_bytes, "logits and loss", height)
-    size = question.tokens * question.shape.hidden_size * question.normed_bytes
-    return _with_head_copy(question, replace(head, bytes=head.bytes + size))
-
-
-def _with_head_copy(question: MemoryQuestion, head: Component) -> Component:
-    """Autocast takes a float32 head to 16 bits, and its product keeps that copy for the backward."""
-    if not (question.stack and question.autocast and question.embedding_bytes == FLOAT32 and not question.is_full):
-        return head
-    copied = question.shape.vocab_size * question.shape.hidden_size
-    return replace(head, bytes=head.bytes + 2 * copied, formula=f"{head.formula} + {copied:,} of the head x 2")
-
-
-def _chunked_head(question: MemoryQuestion, stream_bytes: int) -> Component:
-    """Logits of a chunk and what is made of them, beside the states of all targets and their gradient."""
-    shape, targets = question.shape, question.target_tokens
-    rows = min(targets, max(1, CHUNK_LOGITS // shape.vocab_size))
-    states = 2 * question.compute_bytes
-    if shape.layers[-1].norm == "layer" and question.autocast:  # which autocast leaves in float32
-        states += FLOAT32
-    normed = _norm_bytes(question, stream_bytes)
-    each = FLOAT32 + question.embedding_bytes % FLOAT32  # a head of 16 bits makes and takes them in 16 bits
-    return Component(
-        "logits of a chunk, states and their gradient",
-        rows * each * shape.vocab_size + (targets * states + question.tokens * normed) * shape.hidden_size,
-        f"{rows:,} targets x {each} x {shape.vocab_size:,} vocabulary"
-        f" + ({targets:,} targets x {states} + {question.tokens:,} tokens x {normed}) x {shape.hidden_size:,} hidden",
-        passing=True,
-    )
-
-
-def _class_head(question: MemoryQuestion, stream_bytes: int) -> Component:
-    """The final norm of every token and its gradient: logits of a few documents are nothing beside them."""
-    size = _norm_bytes(question, stream_bytes) + 2 * question.compute_bytes
-    tokens, hidden = question.tokens, question.shape.hidden_size
-    return Component(
-        "last states and their gradient",
-        tokens * size * hidden,
-        f"{tokens:,} tokens x {size} x {hidden:,} hidden",
-        passing=True,
-    )
-
-
-def _norm_bytes(question: MemoryQuestion, stream_bytes: int) -> int:
-    """The norm keeps a float32 copy of what the last layer gave; a float32 stream is that copy.
-
-    Torch's own LayerNorm reads 16 bits as they are, where no autocast has it in float32; so does lorafit's norm.
-    """
-    lean = question.fused and question.shape.layers[-1].norm == "rms"
-    return stream_bytes if lean or question.narrow_norms else FLOAT32
-
-
-def _head(question: MemoryQuestion, stream_bytes: int, name: str, logit_bytes: int) -> Component:
-    shape, targets = question.shape, question.target_tokens
-    if shape.capped_logits:
-        logit_bytes += question.compute_bytes
-    normed = _norm_bytes(question, stream_bytes)
-    if (
-        question.is_full and question.stack is None
-    ):  # a trained scale keeps what it scales, and a trained head its input
-        normed += FLOAT32 + question.compute_bytes
-    norm_bytes = question.tokens * normed * shape.hidden_size
-    return Component(
-        name,
-        targets * logit_bytes * shape.vocab_size + norm_bytes,
-        f"{targets:,} targets x {logit_bytes} x {shape.vocab_size:,} vocabulary"
-        f" + {question.tokens:,} tokens x {normed} x {shape.hidden_size:,} hidden",
-        passing=True,
-    )

@@ -2,7 +2,7 @@
 
 from lorafit.plan.layers import Linear
 from lorafit.plan.operations import FLOAT32, Operations
-from lorafit.plan.tape import CONSTANT, Remake, Tensor
+from lorafit.plan.tape import CONSTANT, Remake, Tensor, WeightGradient
 
 # up to so many tokens bitsandbytes may multiply by the packed weight itself, in its forward
 FUSED_4BIT_TOKENS = 1536
@@ -22,12 +22,12 @@ class Products(Operations):
         if self.setting.packed == "4bit":  # PEFT clones it, in defence against views
             result = self.tape.record(symbol, result.bytes_each, [result], passes_on=True)
         converts = self.setting.packed == "no" or not self.setting.autocast
-        inner = self.cast(x, self.setting.adapter_bytes) if converts else x
+        inner, base_bytes = self.cast(x, self.setting.adapter_bytes) if converts else x, result.bytes_each
         if self.setting.dora:
             result = self.add(result, self.dora_update(inner, result, linear, symbol))
         else:
             result = self.add(result, self.scaled(self.low_rank(self.dropped(inner), linear, symbol)))
-        return self.cast(result, self.size) if converts else result
+        return self.cast(result, base_bytes) if converts else result
 
     def base(self, x: Tensor, linear: Linear, symbol: str) -> Tensor:
         """The product with the base weight: frozen, it keeps no input."""
@@ -142,9 +142,12 @@ class Products(Operations):
         return [larger, (x.symbol, 1), ("rank", self.size)]
 
     def _pin(self, x: Tensor) -> None:
-        if x.needs_grad:
-            self._pinned[x.edge] = (x.symbol, x.bytes_each)
-            self.outlasting.append(x)
+        """Keep what recomputation cannot drop, and with it what it says that it can be made of again."""
+        if not x.needs_grad:
+            return
+        for each in (x, *(x.remake.sources if x.remake else ())):
+            self._pinned[each.edge] = (each.symbol, each.bytes_each)
+            self.outlasting.append(each)
 
     def trained_product(self, x: Tensor, symbol: str, values: int) -> Tensor:
         """A product with a trained weight: keeps its input, and autocast's copy of the weight."""
@@ -152,9 +155,14 @@ class Products(Operations):
         narrow = self.cast(x, size)
         copy_bytes = values * self.size if self.setting.copies else 0
         copy = self.tape.temporary(CONSTANT, copy_bytes)
-        return self.tape.record(
-            symbol, size, [narrow], saved=[narrow, copy], scratch=[(CONSTANT, copy_bytes)], trains=True
-        )
+        weight = self.weight_gradient(values, size)
+        return self.tape.record(symbol, size, [narrow], saved=[narrow, copy], trains=True, weight=weight)
+
+    def weight_gradient(self, values: int, size: int) -> WeightGradient | None:
+        """What a trained weight gets of a product in so many bytes."""
+        if self.setting.gradients == "elsewhere":
+            return None
+        return WeightGradient(values * size, values * self.setting.gradient_bytes, self.setting.gradients == "added")
 
     def low_rank(self, x: Tensor, linear: Linear, symbol: str) -> Tensor:
         """B A x."""
@@ -175,10 +183,10 @@ class Products(Operations):
         PEFT gets B A by sending an identity matrix through the adapter; what its product keeps, B A and the base
         weight live on to the end, their scaled sum only until its norm is known.
         """
-        read = self.dropped(x)
+        read, copies = self.dropped(x), self.adapter_copies(linear)
         held = [*self.built(linear, x.bytes_each), *self.base_weight(linear, x.bytes_each)]
         summed = self.tape.temporary(CONSTANT, 2 * linear.weights * x.bytes_each)
-        del summed
+        del summed, copies  # which the products below read and count again
         update = self.low_rank(read, linear, symbol)
         if self.setting.dropout:
             result = self.base_of_dropped(read, linear, symbol, held[-1])
@@ -188,16 +196,22 @@ class Products(Operations):
         del held, read
         return out
 
+    def adapter_copies(self, linear: Linear) -> Tensor:
+        """Autocast's copies of A and B."""
+        values = self.tape.widths["rank"] * (linear.in_features + linear.out_features)
+        return self.tape.temporary(CONSTANT, values * self.size if self.setting.copies else 0)
+
     def built(self, linear: Linear, wanted: int) -> list[Tensor]:
-        """B A in so many bytes, of a float32 identity matrix, which its first product keeps as it reads it."""
+        """B A in so many bytes, of a float32 identity matrix; its products keep what they read."""
         size = self.size if self.setting.autocast else FLOAT32
         identity = self.tape.temporary(CONSTANT, linear.in_features**2 * FLOAT32)
         read = identity if size == FLOAT32 else self.tape.temporary(CONSTANT, linear.in_features**2 * size)
+        low = self.tape.temporary(CONSTANT, linear.in_features * self.tape.widths["rank"] * size)
         product = self.tape.temporary(CONSTANT, linear.weights * size)
         del identity
         if wanted != size:
             product = self.tape.temporary(CONSTANT, linear.weights * wanted)
-        return [read, product]
+        return [read, low, product]
 
     def base_weight(self, linear: Linear, wanted: int) -> list[Tensor]:
         """The base weight in so many bytes: unpacked, or a copy, where it is not as it lies there."""

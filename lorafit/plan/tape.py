@@ -62,6 +62,15 @@ class Remake:
         return made
 
 
+@dataclass(frozen=True)
+class WeightGradient:
+    """Bytes of a weight's gradient as the product gives it, then as it is kept or, `added`, goes into what is there."""
+
+    made: int
+    kept: int
+    added: bool
+
+
 @dataclass
 class Node:
     """One operation of the graph: where its gradient comes from and goes, what it keeps, what it needs meanwhile."""
@@ -75,6 +84,7 @@ class Node:
     again: tuple[Remake, str, int] | None  # what it makes again at first, with symbol and bytes
     passes_on: bool  # hands its own gradient to the inputs, as an addition does
     recalls: bool  # asks for something that was kept, be it a weight that is there anyway
+    weight: "WeightGradient | None" = None  # what its trained weight gets
 
     def hands_on(self, symbol: str, bytes_each: int) -> bool:
         """Tell whether an input's gradient is the node's own: autograd casts it where the input is narrower."""
@@ -95,6 +105,7 @@ class Tape:
     _edges: int = 0
     _nodes: list[Node] = field(default_factory=list)
     _peak_at_save: tuple[int, dict[str, int]] = field(default=(0, {}))
+    weight_gradients: list[Tensor] = field(default_factory=list)
 
     def count(self, symbol: str, bytes_each: int) -> None:
         """Add to (or with a negative number take from) the live bytes."""
@@ -135,6 +146,7 @@ class Tape:
         again: tuple[Remake, str, int] | None = None,
         passes_on: bool = False,
         trains: bool = False,
+        weight: WeightGradient | None = None,
         saves_output: bool = False,
         saves_weight: bool = False,
         saves_late: bool = False,
@@ -144,10 +156,10 @@ class Tape:
 
         `scratch` are temporaries of the backward (`first_scratch`, and what is made `again`, go before the gradients);
         `passes_on` marks an addition (its gradient is its inputs'), `trains` an operation with a trained weight, which
-        has a gradient even where its input wants none, `saves_weight` one that keeps a frozen weight: no memory, but
-        recomputation goes by what is kept; `saves_late` an autograd function in Python, which keeps its inputs once it
-        has computed; `part` names the width of what is read of a wider input: gradients of parts wait for one another
-        and are joined.
+        has a gradient even where its input wants none (`weight`), `saves_weight` one that keeps a frozen weight: no
+        memory, but recomputation goes by what is kept; `saves_late` an autograd function in Python, which keeps its
+        inputs once it has computed; `part` names the width of what is read of a wider input: gradients of parts wait
+        for one another and are joined.
         """
         wanting = [
             (x.edge, part or x.symbol, x.bytes_each, part not in (None, x.symbol)) for x in inputs if x.needs_grad
@@ -162,7 +174,7 @@ class Tape:
                 self._peak_at_save = self.peak_bytes, self._at_peak
             kept = [*saved, output] if saves_output else list(saved)
             form = symbol, bytes_each
-            node = Node(output.edge, form, wanting, kept, first_scratch, scratch, again, passes_on, recalls)
+            node = Node(output.edge, form, wanting, kept, first_scratch, scratch, again, passes_on, recalls, weight)
             self._nodes.append(node)
         return output
 
@@ -213,7 +225,17 @@ class Tape:
                 if is_part or not waiting:  # a second gradient of the whole is added into the first
                     waiting.append(made)
                 del made, waiting
+            weight, raw = node.weight, Tensor(self, CONSTANT, node.weight.made if node.weight else 0)
             del meanwhile, gradient, node
+            if weight:
+                self._take(raw, weight)
+            del raw
+
+    def _take(self, raw: Tensor, weight: WeightGradient) -> None:
+        """Bring a weight's gradient to the weight's own bytes, and keep it."""
+        gradient = raw if weight.kept == weight.made else Tensor(self, CONSTANT, weight.kept)
+        if not weight.added:
+            self.weight_gradients.append(gradient)
 
     def _begin(self, node: Node) -> None:
         made = node.again[0].read(self, *node.again[1:]) if node.again else None

@@ -12,11 +12,13 @@ from lorafit.errors import ModelError, RecipeError
 from lorafit.model.trace_depth import exact
 from lorafit.plan.allocator import MIB, replay
 from lorafit.plan.exact import Exact
+from lorafit.plan.holdings import weights
 from lorafit.plan.memory import CONTEXT_BYTES, WORKSPACE_BYTES, estimate
 from lorafit.plan.picture import COLOURS, moments
 from lorafit.plan.question import MemoryQuestion
 from lorafit.plan.reserved import WORKSPACE, reserve
 from lorafit.plan.shapes import shape_from_config
+from lorafit.plan.stack import Stack
 from lorafit.plan.unroll import training
 from lorafit.plan.vram import answer
 from lorafit.recipe.adapters import Dora, Full, Lora
@@ -144,7 +146,7 @@ GPT2: dict[str, Any] = {
 def test_weights_are_what_bitsandbytes_packs(config: dict[str, Any]) -> None:
     question = ask(config, quantization=Nf4())
     parts = traced(question, config).components()
-    held = sum(part.bytes for part in estimate(question).components[:3])
+    held = sum(part.bytes for part in weights(question))
     assert parts["weights"] == pytest.approx(held, rel=0.01)
 
 
@@ -197,3 +199,10 @@ def test_a_split_base_is_refused_and_says_what_to_do() -> None:
     split = answer(None, model="builtin:tiny", method="lora", gpus=2, sharding="full", **asked)  # type: ignore[arg-type]
     with pytest.raises(RecipeError, match="--sharding none"):
         with_trace(split)
+
+
+def test_what_a_card_refuses_is_refused() -> None:
+    """float32 norms before a 16-bit head, without autocast: fake tensors would multiply them."""
+    asked = ask(quantization=Nf4(), stack=Stack(upcast="norms", amp=False), max_length=64)
+    with pytest.raises(ModelError, match="a card refuses a product or norm of bfloat16 and float32"):
+        traced(asked)

@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorafit.errors import RecipeError
+from lorafit.plan.beside import positions
 from lorafit.plan.block import play_layer, widths
 from lorafit.plan.catalogue import entries
 from lorafit.plan.memory import WORKSPACE_BYTES, estimate, largest_micro_batch
 from lorafit.plan.operations import Setting
-from lorafit.plan.passes import play_passes, positions
+from lorafit.plan.passes import play_passes
 from lorafit.plan.question import MemoryQuestion
 from lorafit.plan.shapes import shape_by_name, shape_from_config
 from lorafit.plan.stack import Stack
@@ -102,6 +103,10 @@ def test_nothing_is_left_on_the_tape(setting: Setting) -> None:
     layer = LLAMA_8B.layers[1]
     tape = Tape(widths(LLAMA_8B, layer, 16, 512), 512)
     play_layer(layer, tape, setting, ALL_LINEAR, input_bytes=2, lowest=False, recomputed=True)
+    adapted = sum(16 * (linear.in_features + linear.out_features) for linear in layer.linears)
+    trained = adapted + (layer.parameters - layer.norm_parameters if setting.full else 0)
+    assert tape.live_bytes == 4 * trained  # their gradients, in float32
+    tape.weight_gradients.clear()
     assert tape.live_bytes == 0
     assert not any(tape.live.values())
 
