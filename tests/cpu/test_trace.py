@@ -203,6 +203,7 @@ def test_a_split_base_is_refused_and_says_what_to_do() -> None:
 
 def test_what_a_card_refuses_is_refused() -> None:
     """float32 norms before a 16-bit head, without autocast: fake tensors would multiply them."""
-    asked = ask(quantization=Nf4(), stack=Stack(upcast="norms", amp=False), max_length=64)
+    config = CONFIG | {"num_hidden_layers": 1}
+    asked = ask(config, quantization=Nf4(), stack=Stack(upcast="norms", amp=False), max_length=64)
     with pytest.raises(ModelError, match="a card refuses a product or norm of bfloat16 and float32"):
-        traced(asked)
+        traced(asked, config)
