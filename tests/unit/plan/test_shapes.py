@@ -51,6 +51,14 @@ def test_a_mixture_of_experts_says_what_is_not_adapted() -> None:
     assert {linear.kind for linear in shape.linears()} == {"attention"}
 
 
+def test_qwq_has_the_biases_of_the_qwen_it_is_made_of() -> None:
+    """A table of shapes that it was read from lacks them."""
+    qwq, qwen = shape_by_name("QwQ-32B").shape, shape_by_name("Qwen/Qwen2.5-32B").shape
+    biased = [linear.name.rpartition(".")[2] for linear in qwq.layers[0].linears if linear.bias]
+    assert biased == ["q_proj", "k_proj", "v_proj"]
+    assert qwq.layers == qwen.layers
+
+
 def test_the_text_part_of_a_model_that_sees() -> None:
     text = {key: value for key, value in LLAMA.items() if key != "model_type"} | {"head_dim": 16}
     shape = shape_from_config({"model_type": "gemma3", "text_config": text, "vision_config": {}}, "toy")
