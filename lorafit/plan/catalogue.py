@@ -1,7 +1,8 @@
 """The catalogue of open models: hub ids with the part of their `config.json` that makes the shape.
 
 The file is in order of renown: where a name fits several models (`70b`, `mistral-7b`), the first of them is taken and
-the answer names the others.
+the answer names the others. `max_position_embeddings` stands where litgpt gives it too, as published:
+https://github.com/Lightning-AI/litgpt/blob/0006c973aa7d6ace293e2a5fedaf1f8f804f960c/litgpt/config.py
 """
 
 import json

@@ -1,13 +1,12 @@
 """Runs whose data comes from the cache, on resuming too, are the runs that prepare it themselves."""
 
-import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 from conftest import write_recipe
-from test_run import LONG, command, killed_after, lines, overrides, weights_hash
+from several import train_in
+from test_run import LONG, killed_after, lines, weights_hash
 
 from lorafit.rundir.layout import RunFolder
 from lorafit.train.start import start
@@ -31,19 +30,18 @@ def test_a_resumed_run_does_not_depend_on_the_cache(
     assert plain.data_report.read_bytes() == run.data_report.read_bytes()
 
 
-def test_two_processes_prepare_once(tiny_model: Path, tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_two_processes_prepare_once(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     changes = {"training__global_batch_size": 4, "training__micro_batch_size": 2, "training__max_steps": 2}
     loaded = write_recipe(tmp_path, tiny_model, **changes)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "LORAFIT_CACHE": str(tmp_path / "cache")}
+    monkeypatch.setenv("LORAFIT_CACHE", str(tmp_path / "cache"))
     said = []
     for name in ("one", "two"):
-        options = [*overrides(changes), "--out", str(tmp_path / name), "--gpus", "2"]
-        run = command(loaded.path, *options)
-        done = subprocess.run(run, env=environment, check=False, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        said.append("data: from the cache" in done.stderr)
+        train_in(2, loaded, tmp_path / name)
+        said.append("data: from the cache" in capfd.readouterr().err)
     assert said == [False, True]
     assert len(list((tmp_path / "cache" / "data").glob("*/entry"))) == 2  # the rows to train and to validate on
-    assert (
-        lines(tmp_path / "one" / "metrics.jsonl")[-1]["loss"] == lines(tmp_path / "two" / "metrics.jsonl")[-1]["loss"]
-    )
+    losses = [[line["loss"] for line in lines(tmp_path / name / "metrics.jsonl")] for name in ("one", "two")]
+    assert losses[0] == losses[1]

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threade
 
 # five rows in passes of two; the last window of an epoch of 24 rows is short
 RAGGED = {"training__global_batch_size": 5, "training__micro_batch_size": 2}
-ENDLESS = LONG | {"training__max_steps": 100_000}
+ENDLESS = LONG | {"training__max_steps": 4000}
 
 
 def losses(run: Path) -> list[float]:
@@ -136,7 +136,7 @@ def test_a_killed_process_ends_the_others_at_once(tiny_model: Path, tmp_path: Pa
     since = time.monotonic()
     assert end(processes) == [RankLost.exit_code, -signal.SIGKILL]
     assert time.monotonic() - since < 30
-    shorter = LONG | {"training__max_steps": 100_000, "training__sharding": sharding}
+    shorter = LONG | {"training__max_steps": 4000, "training__sharding": sharding}
     going_on = begin(write_recipe(tmp_path, tiny_model, **shorter), [tmp_path / "run"] * 2, "resume")
     until(going_on, tmp_path / "run", 9)
     for process in going_on:

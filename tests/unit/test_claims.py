@@ -1,4 +1,4 @@
-"""Every command of the page on claims runs, and prints what the page says it prints."""
+"""Every command shown with its answer, in the README and on the page on claims, prints what stands there."""
 
 import re
 import shlex
@@ -9,14 +9,15 @@ from typer.testing import CliRunner
 
 from lorafit import cli
 
-PAGE = Path(__file__).parents[2] / "docs/guides/does-it-fit.md"
+ROOT = Path(__file__).parents[2]
+PAGES = (ROOT / "README.md", ROOT / "docs/guides/does-it-fit.md")
 NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
 
 
 def answers() -> list[tuple[str, list[str]]]:
-    """Give each command of the page with the lines that stand under it."""
+    """Give each command of the pages with the lines that stand under it."""
     found: list[tuple[str, list[str]]] = []
-    for block in re.findall(r"```console\n(.*?)```", PAGE.read_text(), re.DOTALL):
+    for block in re.findall(r"```console\n(.*?)```", "".join(page.read_text() for page in PAGES), re.DOTALL):
         for line in block.splitlines():
             if line.startswith("$ lorafit "):
                 found.append((line.removeprefix("$ lorafit "), []))
@@ -39,7 +40,7 @@ def test_every_claim_has_its_commands() -> None:
 
 
 @pytest.mark.parametrize(("command", "lines"), answers(), ids=[command for command, _ in answers()])
-def test_the_page_says_what_the_command_says(command: str, lines: list[str]) -> None:
+def test_a_page_says_what_the_command_says(command: str, lines: list[str]) -> None:
     result = CliRunner().invoke(cli.app, shlex.split(command), prog_name="lorafit")
     assert result.exit_code == 0, result.output
     for line in lines:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from lorafit.errors import ModelError
 from lorafit.plan.base_config import beyond_positions, positions, refuse_stored_quantised, stored_as
+from lorafit.plan.shapes import shape_by_name
 from lorafit.plan.vram import answer
 
 LLAMA = {
@@ -73,6 +74,11 @@ def test_an_estimate_warns_of_rows_beyond_the_positions(tmp_path: Path) -> None:
     assert short.as_json()["warnings"] == []
     assert "Warning: data.max_length is 8,192" in long.as_text()
     assert "tokens (the model was made for 4,096)" in short.as_text()
+
+
+@pytest.mark.parametrize(("name", "most"), [("8b", 8192), ("llama-3.1-8b", 131_072), ("gpt2", 1024), ("phi-2", 2048)])
+def test_a_name_knows_its_positions(name: str, most: int) -> None:
+    assert positions(shape_by_name(name).config) == most
 
 
 ANYTHING = st.recursive(
