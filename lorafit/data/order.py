@@ -45,9 +45,8 @@ def packs_at(positions: range, seed: int, packs: int) -> NDArray[np.int64]:
     Epochs follow one another, each in an order of its own: position p is pack `p % packs` of the order of
     epoch `p // packs`, so that every pack comes once an epoch wherever steps begin and end.
     """
-    epochs, within = np.divmod(np.arange(positions.start, positions.stop), packs)
-    chosen = np.empty(len(positions), dtype=np.int64)
-    for epoch in np.unique(epochs):
-        taken = epochs == epoch
-        chosen[taken] = permutation(seed, int(epoch), packs)[within[taken]]
-    return chosen
+    parts = [
+        permutation(seed, epoch, packs)[max(positions.start - epoch * packs, 0) : positions.stop - epoch * packs]
+        for epoch in range(positions.start // packs, -(-positions.stop // packs))
+    ]
+    return np.concatenate([np.empty(0, np.int64), *parts])

@@ -21,7 +21,7 @@ SPLICES = [
     *(b"\xc2\xa0", b"\xe2\x80\x8b", b"\xef\xbb\xbf", b"\xed\xa0\x80", b"kind: ", b"path: ", b"adapter:\n"),
 ]
 
-everyday = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+everyday = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 nightly = settings(max_examples=10_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 

@@ -39,6 +39,12 @@ def _split(positions: range, parts: int) -> list[range]:
     return [positions[start:end] for start, end in pairwise(edges)]
 
 
+@given(SEEDS, st.integers(1, 30), st.integers(0, 100), st.integers(0, 100))
+def test_a_position_is_a_place_in_the_order_of_its_epoch(seed: int, packs: int, start: int, count: int) -> None:
+    found = packs_at(range(start, start + count), seed, packs).tolist()
+    assert found == [permutation(seed, p // packs, packs)[p % packs] for p in range(start, start + count)]
+
+
 def test_epochs_and_seeds_differ() -> None:
     orders = {permutation(seed, epoch, 50).tobytes() for seed in range(5) for epoch in range(5)}
     assert len(orders) == 25
