@@ -138,9 +138,10 @@ class _Player(Mixing):
         chosen = self.tape.temporary("chosen", CHOICE_BYTES)
         gathered = self.tape.record("routed", x.bytes_each, [x], saved=[chosen])
         sorting = self.tape.temporary("chosen", SORTING_BYTES)
-        both = self.stacked(gathered, "expert gate and up")
+        values = experts.count * experts.width * self.tape.widths["hidden"]
+        both = self.stacked(gathered, "expert gate and up", 2 * values)
         inner = self.product(self.activation(both, "expert"), both)
-        out = self.stacked(inner, "routed")
+        out = self.stacked(inner, "routed", values)
         del inner
         size = max(out.bytes_each, FLOAT32 if experts.float32_shares else 0)
         weighted = self.tape.record("routed", size, [out, router], saved=[out])
@@ -167,13 +168,14 @@ class _Player(Mixing):
         del room
         return self.tape.record("hidden", x.bytes_each, added, passes_on=True)
 
-    def stacked(self, x: Tensor, symbol: str) -> Tensor:
+    def stacked(self, x: Tensor, symbol: str, values: int) -> Tensor:
         """A product of each expert's tokens with its matrix, in the dtype of that: autocast does not know it."""
         if not self.setting.full:
             return self.tape.record(symbol, self.size, [self.cast(x, self.size)], saves_weight=True)
         size = FLOAT32 if self.setting.copies else self.size
         narrow = self.cast(x, size)
-        return self.tape.record(symbol, size, [narrow], saved=[narrow], trains=True)
+        weight = self.weight_gradient(values, size)
+        return self.tape.record(symbol, size, [narrow], saved=[narrow], trains=True, weight=weight)
 
 
 def widths(shape: ModelShape, layer: Layer, rank: int, row_tokens: int) -> dict[str, int]:

@@ -85,6 +85,7 @@ class Products(Operations):
             scratch=self._beside_gradient(x, packed),
             again=again,
             trains=True,
+            weight=self.adapter_gradient(linear),
             saves_late=True,
         )
         del meanwhile
@@ -116,6 +117,7 @@ class Products(Operations):
             scratch=[(symbol, self.size), (CONSTANT, packed), ("rank", self.size), *dropped],
             again=again,
             trains=True,
+            weight=self.adapter_gradient(linear),
             saves_output=not apart,
             saves_late=True,
         )
@@ -163,6 +165,11 @@ class Products(Operations):
         if self.setting.gradients == "elsewhere":
             return None
         return WeightGradient(values * size, values * self.setting.gradient_bytes, self.setting.gradients == "added")
+
+    def adapter_gradient(self, linear: Linear) -> WeightGradient | None:
+        """What A and B get."""
+        values = self.tape.widths["rank"] * (linear.in_features + linear.out_features)
+        return self.weight_gradient(values, self.setting.gradient_bytes)
 
     def low_rank(self, x: Tensor, linear: Linear, symbol: str) -> Tensor:
         """B A x."""

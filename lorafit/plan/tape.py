@@ -219,13 +219,13 @@ class Tape:
             del pieces
             self._begin(node)
             meanwhile = [Tensor(self, symbol, size) for symbol, size in node.scratch]
+            weight, raw = node.weight, Tensor(self, CONSTANT, node.weight.made if node.weight else 0)
             for edge, symbol, size, is_part in node.inputs:
                 made = gradient if node.hands_on(symbol, size) else Tensor(self, symbol, size)
                 waiting = gradients.setdefault(edge, [])
                 if is_part or not waiting:  # a second gradient of the whole is added into the first
                     waiting.append(made)
                 del made, waiting
-            weight, raw = node.weight, Tensor(self, CONSTANT, node.weight.made if node.weight else 0)
             del meanwhile, gradient, node
             if weight:
                 self._take(raw, weight)
