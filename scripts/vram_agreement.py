@@ -1,7 +1,7 @@
 """Set the estimate against the traced step over random models and settings; say how far apart, and in which part.
 
     python scripts/vram_agreement.py --results FILE --count 500 [--seed 7] [--from 0] [--seconds 200]
-    python scripts/vram_agreement.py --results FILE --table benchmarks/2026-11-25-vram-agreement.md
+    python scripts/vram_agreement.py --results FILE --table benchmarks/2026-11-30-vram-agreement.md
     python scripts/vram_agreement.py --explain 17
 
 A trace is written to FILE (one JSON object a line) as it is made and never made twice; the estimate is made anew for
@@ -25,7 +25,7 @@ from lorafit.plan.exact import Exact
 from lorafit.plan.memory import Estimate, estimate
 from lorafit.train.trace import fake_optimizer
 from scripts.spread import Spread, relative_error
-from scripts.vram_draw import FIRST_OTHER, FIRST_PLAIN, Drawn, drawn
+from scripts.vram_draw import Drawn, drawn
 
 MIB = 2**20
 WORST = 25
@@ -104,6 +104,11 @@ def collect(results: Path, seed: int, numbers: range, seconds: float, renew: str
             wanted = renew is not None and renew in drawn(seed, index).setting
             if index not in known or wanted:
                 print(json.dumps(_row(seed, index)), file=out, flush=True)
+
+
+def seeds_of(results: Path) -> list[int]:
+    """Give the seeds that were drawn from."""
+    return sorted({json.loads(line)["seed"] for line in results.read_text(encoding="utf-8").splitlines()})
 
 
 def compared(results: Path, seed: int) -> Iterator[Agreement]:
@@ -289,8 +294,7 @@ def main() -> None:
     found = list(compared(asked.results, asked.seed))
     print(summary(found))
     if asked.table:
-        seeds = (asked.seed, FIRST_OTHER + asked.seed, FIRST_PLAIN + asked.seed)
-        draws = {seed: list(compared(asked.results, seed)) for seed in seeds}
+        draws = {seed: list(compared(asked.results, seed)) for seed in seeds_of(asked.results)}
         versions = next(iter(read(asked.results, asked.seed).values()))["versions"]
         asked.table.write_text(table(draws, versions), encoding="utf-8")
 

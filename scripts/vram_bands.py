@@ -1,6 +1,6 @@
 """Make the bands of `estimate-vram` out of observed errors: `lorafit/plan/bands.json`.
 
-    python -m scripts.vram_bands [--results AGREEMENT.jsonl] --measured MEASURED.csv [--seed 7]
+    python -m scripts.vram_bands [--results AGREEMENT.jsonl] --measured MEASURED.csv
 
 AGREEMENT.jsonl holds traces of the real step for random questions (`scripts/vram_agreement.py`), MEASURED.csv published
 runs of plain transformers (`scripts/vram_accuracy.py`). A band by traces holds SHARE of them, with the correction for
@@ -21,9 +21,8 @@ from typing import Any
 from lorafit.plan.bands import mode
 from scripts.vram_accuracy import Compared
 from scripts.vram_accuracy import compared as published
-from scripts.vram_agreement import Agreement
+from scripts.vram_agreement import Agreement, seeds_of
 from scripts.vram_agreement import compared as traced
-from scripts.vram_draw import FIRST_OTHER, FIRST_PLAIN
 
 SHARE = 0.95
 LEAST = 20  # observations of a kind: fewer make no band
@@ -77,12 +76,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path)
     parser.add_argument("--measured", type=Path, required=True)
-    parser.add_argument("--seed", type=int, default=7)
     asked = parser.parse_args()
     with asked.measured.open(encoding="utf-8", newline="") as lines:
         runs = list(published(list(csv.DictReader(lines))))
-    seeds = (asked.seed, FIRST_OTHER + asked.seed, FIRST_PLAIN + asked.seed)
-    found = [each for seed in seeds for each in traced(asked.results, seed)] if asked.results else []
+    seeds = seeds_of(asked.results) if asked.results else []
+    found = [each for seed in seeds for each in traced(asked.results, seed)]
     known = json.loads(BANDS.read_text(encoding="utf-8"))["modes"] if BANDS.exists() else {}
     made = bands(known, found, runs)
     BANDS.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")

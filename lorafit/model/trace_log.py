@@ -120,9 +120,11 @@ def kernel_scratch_bytes(operation: str, args: Any) -> int:
 
     bitsandbytes unpacks the whole weight for a long pass; FlashAttention-2 adds the gradient of the queries up in
     float32, heads rounded up to 32, keeps a sum of each score row, and makes the gradients of grouped keys and values
-    for every head of the queries first; logsumexp writes out exp(x - max), and the backward of softmax on a card
+    for every head of the queries first; the memory-efficient kernel adds those of 16-bit queries up in float32 too, in
+    blocks of 64; logsumexp writes out exp(x - max), and the backward of softmax on a card
     gradient times output.
     https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp
+    https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/transformers/cuda/mem_eff_attention/kernel_backward.h
     https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/ReduceOps.cpp (logsumexp_out_impl)
     https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/cuda/SoftMax.cu (softmax_backward_cuda_out)
     """
@@ -141,6 +143,9 @@ def kernel_scratch_bytes(operation: str, args: Any) -> int:
     if "_scaled_dot_product_flash_attention_backward" in operation:
         rows, heads, tokens, width = args[1].shape
         return int(rows * (tokens + 128) * heads * (-(-width // 32) * 32 + 1) * 4)
+    if "_scaled_dot_product_efficient_attention_backward" in operation:
+        rows, heads, tokens, width = args[1].shape
+        return int(rows * heads * -(-tokens // 64) * 64 * width * 4) if args[1].element_size() == 2 else 0
     if operation.startswith(("aten.logsumexp", "aten._softmax_backward_data")):
         return int(args[0].numel() * args[0].element_size())
     return 0

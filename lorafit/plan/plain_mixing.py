@@ -66,7 +66,8 @@ class PlainMixing(Products):
         kept = [*read, self.tape.temporary("heads", FLOAT32)]
         if self.masked_kernel:  # one bias for all heads
             kept.append(self.tape.temporary("row", size))
-        return self.tape.record(symbol, size, read, kept, [("heads", FLOAT32)], saves_output=True)
+        scratch = [("heads", FLOAT32), ("query", FLOAT32 if size != FLOAT32 else 0)]  # gradients of queries, added up
+        return self.tape.record(symbol, size, read, kept, scratch, saves_output=True)
 
     def repeated(self, x: Tensor) -> Tensor:
         """One copy per query head; a single head is read again and again where it lies (`repeat_kv`'s reshape)."""
