@@ -1,12 +1,15 @@
 """Does cost grow as the work does? Speed and memory of a step over row length, rank, layers and rows.
 
-    python -m scripts.bench.growth [--json FILE] [--picture FILE]
+    python -m scripts.bench.growth [--rounds N] [--json FILE] [--picture FILE]
 
-Every point is measured in a child of its own (its peak is its own), on one thread, by processor time, so that a busy
-machine measures the same. Speed stands beside operations at one constant rate, memory beside the estimate.
+Every point is measured in children of its own (its peak is its own), on one thread, by processor time: medians of as
+many children as rounds. One child more has the C library give each freed block of 64 KiB or more back to the system,
+as it does not by itself, so that it holds its tensors and little else. Speed stands beside operations at one constant
+rate, those tensors beside the estimate.
 """
 
 import argparse
+import ctypes
 import json
 import os
 import resource
@@ -35,6 +38,8 @@ from scripts.bench.work import Work
 
 MOST_STEPS, MOST_SECONDS = 3, 2.0  # of a point, the first step apart
 PASS_TOKENS = 1024
+ROUNDS = 3
+M_MMAP_THRESHOLD, MAPPED_BYTES = -3, 2**16  # mallopt(3): blocks of this size are mapped, and unmapped when free
 WARM = Work("warm-up", hidden=64, layers=1, vocabulary=100, full_rows=16, batch_rows=1)
 BASE = Work("growth", hidden=256, layers=2, vocabulary=8_000, full_rows=256, batch_rows=4)
 
@@ -63,7 +68,8 @@ class Point:
     value: int
     tokens_per_second: float
     flops_per_token: float
-    peak_bytes: int
+    held_bytes: int  # by the process, as it comes
+    peak_bytes: int  # the same where what is freed is given back
     estimated_bytes: int
 
     @property
@@ -72,13 +78,22 @@ class Point:
         return self.tokens_per_second * self.flops_per_token
 
 
-def measure(work: Work, value: int) -> Point:
-    """Train a few steps in a child; its memory is what it holds beyond this process."""
+def measure(work: Work, value: int, rounds: int = ROUNDS) -> Point:
+    """Train a few steps in each child; their memory is what they hold beyond this process."""
+    found = [in_child(work) for _ in range(rounds)]
+    tight = in_child(work, gives_back=True)
+    rate = statistics.median(each["rate"] for each in found)
+    held = round(statistics.median(each["peak"] for each in found))
+    return Point(value, rate, work.flops_per_token, held, round(tight["peak"]), expected_bytes(work))
+
+
+def in_child(work: Work, *, gives_back: bool = False) -> dict[str, float]:
+    """Do it in a process that knows what this one has loaded, and nothing of what others did."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reading)
-        answer = json.dumps(_in_child(work))
+        answer = json.dumps(_train(work, gives_back))
         os.write(writing, answer.encode())
         os._exit(0)
     os.close(writing)
@@ -86,13 +101,15 @@ def measure(work: Work, value: int) -> Point:
         said = answers.read()
     os.waitpid(child, 0)
     if not said:
-        raise RuntimeError(f"the child died at {value}: {work}")
-    found = json.loads(said)
-    return Point(value, found["rate"], work.flops_per_token, found["peak"], expected_bytes(work))
+        raise RuntimeError(f"the child died: {work}")
+    found: dict[str, float] = json.loads(said)
+    return found
 
 
-def _in_child(work: Work) -> dict[str, float]:
+def _train(work: Work, gives_back: bool) -> dict[str, float]:
     torch.set_num_threads(1)
+    if gives_back:
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES)
     CONTENDERS["lorafit"](WARM, 2, lambda step: None)  # code that is loaded at first use is not of the work
     before = psutil.Process().memory_info().rss
     times = [time.process_time()]
@@ -141,10 +158,11 @@ def panels(found: dict[str, list[Point]]) -> list[Panel]:
 
 def rows(found: dict[str, list[Point]]) -> list[str]:
     """Give the table."""
-    lines = ["| | | tokens/s | GFLOP/s | peak MiB | estimate MiB |", "|---|---|---|---|---|---|"]
+    lines = ["| | | tokens/s | GFLOP/s | held MiB | tensors MiB | estimate MiB |", "|---|---|---|---|---|---|---|"]
     for name, points in found.items():
         for point in points:
-            cells = (point.tokens_per_second, point.rate / 1e9, point.peak_bytes / 2**20, point.estimated_bytes / 2**20)
+            sizes = (size / 2**20 for size in (point.held_bytes, point.peak_bytes, point.estimated_bytes))
+            cells = (point.tokens_per_second, point.rate / 1e9, *sizes)
             lines.append(f"| {name} | {point.value:,} | " + " | ".join(f"{cell:,.0f}" for cell in cells) + " |")
     return lines
 
@@ -154,13 +172,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--picture", type=Path)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--sweeps", nargs="*", default=list(SWEEPS))
     asked = parser.parse_args()
     warnings.simplefilter("ignore")
     found: dict[str, list[Point]] = {}
     for name in asked.sweeps:
         change, values = SWEEPS[name]
-        found[name] = [measure(change(BASE, value), value) for value in values]
+        found[name] = [measure(change(BASE, value), value, asked.rounds) for value in values]
         print(f"{name}: {len(values)} points", file=sys.stderr, flush=True)
     print("\n".join(rows(found)))
     if asked.json:
