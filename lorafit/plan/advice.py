@@ -42,25 +42,28 @@ class Reach:
         }
 
 
-def reaches(question: MemoryQuestion, capacity_bytes: int, *, auto: bool) -> list[Reach]:
+def reaches(question: MemoryQuestion, capacity_bytes: int, *, auto: bool, splits: bool = False) -> list[Reach]:
     """Say how far the card goes: as the recipe has it, or under `auto` on each of its last two steps.
 
     Under `auto` what was chosen for the length asked about is no limit: a longer row is recomputed, in the end from the
-    host. Layers are unpacked into what room is left, and count for nothing here.
+    host; and with `splits`, of a base that several cards may share, it is shared. Layers are unpacked into what room is
+    left, and count for nothing here.
     """
-    packed = replace(question, unpacked_layers=0)
-    if not auto:
-        return [_reach(packed, capacity_bytes)]
-    everything = replace(packed, checkpointing=True, recomputed_layers=None, offloaded=False)
-    away = [] if question.stack else [replace(everything, offloaded=True)]
-    return [_reach(each, capacity_bytes) for each in (everything, *away)]
+    steps = [replace(question, unpacked_layers=0)]
+    if auto:
+        steps = [replace(steps[0], checkpointing=True, recomputed_layers=None, offloaded=False)]
+        steps += [] if question.stack else [replace(steps[0], offloaded=True)]
+    if splits and not question.sharded:
+        steps.append(replace(steps[-1], sharded=True))
+    return [_reach(each, capacity_bytes) for each in steps]
 
 
 def _reach(question: MemoryQuestion, capacity_bytes: int) -> Reach:
     length = longest_row(question, capacity_bytes)
     longest = replace(question, max_length=max(1, length), micro_batch_size=1)
     return Reach(
-        recomputation=in_words(question.recomputed, len(question.shape.layers), offloaded=question.offloaded),
+        recomputation=in_words(question.recomputed, len(question.shape.layers), offloaded=question.offloaded)
+        + (", the base split" if question.sharded else ""),
         most_rows=most_rows(question, capacity_bytes),
         longest_row=length,
         host_bytes=estimate(longest).host_bytes if length else 0,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import cast
 
 from lorafit import assets
-from lorafit.errors import ModelError
+from lorafit.errors import ModelError, first_line
 from lorafit.plan.shapes import NamedShape, shape_by_name, shape_from_config
 
 HUB_SECONDS = 5  # to wait for an answer
@@ -33,23 +33,35 @@ def find_shape(text: str, revision: str | None = None, *, online: bool = False) 
         return _from_file(cached, text)
     try:
         return shape_by_name(text)
-    except ModelError:
-        fetched = _fetched_config(text, revision) if online and text.count("/") == 1 else None
-        if fetched is None:
+    except ModelError as error:
+        if not online or text.count("/") != 1:
             raise
+        fetched = _fetched_config(text, revision)
+        if isinstance(fetched, str):
+            raise _not_given(error, fetched) from None
     return _from_file(fetched, text)
 
 
-def _fetched_config(hub_id: str, revision: str | None) -> Path | None:
-    """Download config.json into the hub's cache; None where the hub cannot be reached, or does not give it."""
+def _fetched_config(hub_id: str, revision: str | None) -> Path | str:
+    """Download config.json into the hub's cache; else say why the hub cannot be reached, or does not give it."""
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
-        return None
+        return "HF_HUB_OFFLINE is set"
     import huggingface_hub  # only here: it takes a while to load
 
     try:
         return Path(huggingface_hub.hf_hub_download(hub_id, "config.json", revision=revision, etag_timeout=HUB_SECONDS))
-    except Exception:  # noqa: BLE001  # the hub's client and the network each fail in their own way
-        return None
+    except Exception as error:  # noqa: BLE001  # the hub's client and the network each fail in their own way
+        return first_line(error)
+
+
+def _not_given(error: ModelError, reason: str) -> ModelError:
+    """The catalogue's error, and what the hub said."""
+    fault = error.faults[0]
+    return ModelError(
+        f"{fault.what}, and the hub does not give its config.json ({reason})",
+        fix=f"{fault.fix}; where a licence must be accepted, do so and log in",
+        code=fault.code,
+    )
 
 
 def _from_file(path: Path, name: str) -> NamedShape:

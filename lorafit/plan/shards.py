@@ -25,9 +25,14 @@ def is_split(recipe: Recipe, least: MemoryQuestion, fits: Callable[[MemoryQuesti
     What fits whole is faster whole, and one process has nobody to split with.
     """
     wanted = recipe.training.sharding
-    if least.gpus == 1 or wanted == "none" or (least.stack is None and why_whole(recipe) is not None):
+    if wanted == "none" or not may_split(recipe, least):
         return False
     return wanted == "full" or not fits(least)
+
+
+def may_split(recipe: Recipe, question: MemoryQuestion) -> bool:
+    """Tell whether there is someone to split with, and a base that can be split."""
+    return question.gpus > 1 and (question.stack is not None or why_whole(recipe) is None)
 
 
 def split(question: MemoryQuestion, weights: list[Component]) -> list[Component]:

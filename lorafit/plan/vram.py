@@ -17,6 +17,7 @@ from lorafit.plan.outside import outside
 from lorafit.plan.question import Component, Estimate, MemoryQuestion
 from lorafit.plan.recompute import in_words
 from lorafit.plan.shapes import NamedShape
+from lorafit.plan.shards import may_split
 from lorafit.plan.stack import NEWEST, Stack, find_stack
 from lorafit.plan.unpacked import ROOM_SHARE
 from lorafit.plan.work import Work, work
@@ -190,7 +191,7 @@ def answer(
         model=found,
         question=question,
         estimate=result,
-        fit=_fit(question, result, card, auto=asked.training.gradient_checkpointing == "auto") if card else None,
+        fit=_fit(asked, question, result, card) if card else None,
         advice=advise(question),
         warnings=[said] if (said := beyond_positions(question.max_length, found.config)) else [],
         assumptions=[*_assumptions(asked, question, card), f"the band {around.said}"],
@@ -206,7 +207,7 @@ def _swept(text: str, question: MemoryQuestion, card: Card | None) -> "Sweep":
     return sweep(text, question, card.capacity_bytes if card else None)
 
 
-def _fit(question: MemoryQuestion, result: Estimate, card: Card, *, auto: bool) -> Fit:
+def _fit(recipe: Recipe, question: MemoryQuestion, result: Estimate, card: Card) -> Fit:
     """Tight: the tensors fit, the holes that torch leaves between them may not."""
     needed = result.peak_bytes + result.context_bytes
     verdict: Verdict = "does not fit"
@@ -216,7 +217,12 @@ def _fit(question: MemoryQuestion, result: Estimate, card: Card, *, auto: bool) 
         card=card,
         verdict=verdict,
         headroom_bytes=card.capacity_bytes - needed,
-        reaches=reaches(question, card.capacity_bytes, auto=auto),
+        reaches=reaches(
+            question,
+            card.capacity_bytes,
+            auto=recipe.training.gradient_checkpointing == "auto",
+            splits=recipe.training.sharding == "auto" and may_split(recipe, question),
+        ),
     )
 
 

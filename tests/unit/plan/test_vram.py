@@ -174,6 +174,16 @@ def test_what_auto_is_said_to_reach_it_reaches_and_nothing_longer(gpu: str) -> N
     assert ask(recipe, gpu=gpu, max_length=int(away.longest_row * 1.03)).fit.verdict != "fits"
 
 
+def test_two_cards_share_a_base_for_longer_rows() -> None:
+    recipe = a_recipe()
+    found = ask(recipe, gpu="24GB", gpus=2).fit
+    assert [reach.recomputation.endswith("the base split") for reach in found.reaches] == [False, False, True]
+    longest = found.reaches[-1].longest_row
+    assert longest > found.reaches[-2].longest_row
+    at_the_edge = ask(recipe, gpu="24GB", gpus=2, max_length=longest)
+    assert (at_the_edge.fit.verdict, at_the_edge.question.sharded) == ("fits", True)
+
+
 def test_plain_transformers_keeps_nothing_on_the_host() -> None:
     recipe = a_recipe(quantization=Nf4())
     found = ask(recipe, gpu="16GB", max_length=8192, engine="transformers")
