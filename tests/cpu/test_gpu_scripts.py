@@ -32,6 +32,7 @@ def test_a_cell_runs_at_a_toys_size(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # 81 models
 def test_every_cell_runs_at_a_toys_size() -> None:
     done = {}
     for cell in CELLS:
