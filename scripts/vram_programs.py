@@ -1,12 +1,6 @@
-"""Other programs than plain transformers: what answers for each, and the reasons by which it may be off.
-
-A reason is one setting that the program's own code or configuration names. It is checked by changing that one setting:
-what is left of the error is the rest that it does not explain. Nothing is fitted to a row.
-"""
+"""Other programs than plain transformers: what answers for each, and the reasons by which it may be off."""
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 
 from lorafit.errors import LorafitError
 from lorafit.plan.find_shape import find_shape
@@ -17,9 +11,9 @@ from lorafit.plan.stack import OLDEST, Stack
 from lorafit.recipe.adapters import Adapter, Dora, Full, Lora
 from lorafit.recipe.optimizers import OptimizerName
 from lorafit.recipe.quantization import Int8, Nf4, Quantization, Unquantized
-
-Row = dict[str, str]
-Change = Callable[[MemoryQuestion], MemoryQuestion]
+from scripts import vram_bounds as bounds
+from scripts import vram_reasons as reasons
+from scripts.vram_reasons import Bound, Program, Reason, Row, is_run, noted, of_source
 
 METHODS = ("full", "lora", "qlora", "dora", "lora dora", "lora rslora", "lora packing", "lora-8bit")
 # names of other programs, as the leaves that transformers gives the same parts
@@ -32,27 +26,6 @@ LEAVES = {
     "mlp": ("gate_proj", "up_proj", "down_proj", "gate_up_proj", "fc1", "fc2", "dense_h_to_4h", "dense_4h_to_h"),
     "fused": ("c_attn", "query_key_value", "W_pack", "q_proj", "k_proj", "v_proj"),
 }
-
-
-@dataclass(frozen=True)
-class Reason:
-    """One setting that may be it, where that is read, the rows it may hold for, and the change that checks it."""
-
-    text: str
-    source: str
-    holds: Callable[[Row], bool]
-    change: Change
-
-
-@dataclass(frozen=True)
-class Program:
-    """Another program: what answers for it."""
-
-    source: str  # how the column begins
-    name: str
-    nearest: str
-    stack: Stack | None
-    reasons: tuple[Reason, ...] = field(default=())
 
 
 def question_for(row: Row, program: Program) -> MemoryQuestion | None:
@@ -114,54 +87,7 @@ def _named(targets: str) -> list[str]:
     return [name.rsplit(".", 1)[-1] for name in names if ".experts." not in name]  # those are stacks, and no linears
 
 
-# --- changes
-
-
-def _stack(**changes: object) -> Change:
-    def changed(question: MemoryQuestion) -> MemoryQuestion:
-        assert question.stack
-        return replace(question, stack=replace(question.stack, **changes))  # type: ignore[arg-type]
-
-    return changed
-
-
-def _rows_of(length: int) -> Change:
-    return lambda question: replace(question, max_length=min(length, question.max_length))
-
-
-def _split_over(gpus: int) -> Change:
-    return lambda question: replace(question, gpus=gpus, sharded=True, checkpointing=True)
-
-
-def _kept(question: MemoryQuestion) -> MemoryQuestion:
-    return replace(question, checkpointing=False)
-
-
-def _plain_scores(question: MemoryQuestion) -> MemoryQuestion:
-    """Attention by a kernel where transformers writes scores out."""
-    layers = {
-        layer: replace(layer, attention=replace(layer.attention, scores="plain"))
-        for layer in set(question.shape.layers)
-    }
-    return replace(
-        question, shape=replace(question.shape, layers=tuple(layers[each] for each in question.shape.layers))
-    )
-
-
-def _packed_experts(question: MemoryQuestion) -> MemoryQuestion:
-    return replace(question, shape=with_listed_experts(question.shape))
-
-
-# --- which rows
-
-
-def _is(method: str, *models: str) -> Callable[[Row], bool]:
-    return lambda row: row["method"] == method and (not models or row["model"] in models)
-
-
-def _noted(text: str) -> Callable[[Row], bool]:
-    return lambda row: text in row["notes"]
-
+_is_split = reasons.traced_as("litgpt", "split")
 
 LITGPT = Program(
     "Lightning-AI/litgpt",
@@ -170,18 +96,45 @@ LITGPT = Program(
     Stack((4, 57), amp=False, narrow_adapters=True),
     (
         Reason(
-            "bitsandbytes before 0.43 keeps the input of each 4-bit product",
-            "the wheels of 0.41.3, 0.42.0 and 0.43.3",
-            _is("qlora"),
-            _stack(keeps_packed_inputs=True),
+            "its own modelling code and loss, logits in float32 and kept until the next pass has its own",
+            "wheels of litgpt 0.4.5 (Gemma 2, Llama 3.2: 0.5.0), finetune/lora.py, and of lightning 2.2.2, "
+            "fabric/plugins/precision/half.py `convert_output`",
+            reasons.traced_as("litgpt", "own code"),
+            reasons.by_trace("litgpt", "own code"),
         ),
         Reason(
-            "4 cards, split, layers recomputed",
-            "`devices: 4` in full.yaml, FSDPStrategy in finetune/full.py",
-            _is("full", "llama-2-7b", "gemma-2b"),
-            _split_over(4),
+            "bitsandbytes before 0.43 keeps the input of each 4-bit product",
+            "bitsandbytes 0.42.0, autograd/_functions.py `MatMul4Bit`: `ctx.tensors` (wheel)",
+            reasons.traced_as("litgpt", "inputs until the backward"),
+            reasons.by_trace("litgpt", "inputs until the backward"),
         ),
-        Reason("2 cards, split, layers recomputed", "`devices: 2` in full.yaml", _is("full", "phi-2"), _split_over(2)),
+        Reason(
+            "and keeps it as long as the graph, which the loop holds until the next pass has its own",
+            "litgpt 0.4.5, finetune/lora.py `fit`: `logits`, `loss` (wheel)",
+            reasons.traced_as("litgpt", "inputs until the next pass"),
+            reasons.by_trace("litgpt", "inputs until the next pass"),
+        ),
+        Reason(
+            "split over the cards of its configuration, gradients whole until they are sent",
+            "Lightning-AI/litgpt config_hub/finetune/{llama-2-7b@08bf15d, gemma-2b@0fe99f8, phi-2@0f9f670}/full.yaml "
+            "`devices`; finetune/full.py@29ece59 `no_backward_sync`",
+            lambda row: is_run("full", "llama-2-7b", "gemma-2b", "phi-2")(row) and _is_split(row),
+            reasons.by_trace("litgpt", "split"),
+        ),
+    ),
+    (
+        Bound(
+            "labelled as one card, which what is trained alone overfills",
+            "the trace of its own code",
+            is_run("full", "llama-3.2-1b", "llama-3.2-3b", "Phi-3-mini-4k-instruct"),
+            bounds.needs_cards,
+        ),
+        Bound(
+            "the table does not say which linears; the configuration of that date is not kept",
+            "Lightning-AI/litgpt config_hub/finetune/README.md@4a9b7e62",
+            of_source("2024-03-15"),
+            bounds.needs_fewer_targets,
+        ),
     ),
 )
 QWEN = Program(
@@ -189,6 +142,29 @@ QWEN = Program(
     "Qwen README",
     "transformers 4.38 with AMP, the oldest modelled",
     Stack(OLDEST, kernel="flash_attention_2"),
+    (
+        Reason(
+            "DeepSpeed's ZeRO-2 on one card: float32 masters, gradients flattened and widened at once",
+            "QwenLM/Qwen finetune/finetune_ds.sh@0400505, ds_config_zero2.json@af22d5e; "
+            "deepspeedai/DeepSpeed deepspeed/runtime/zero/stage_1_and_2.py@02aa38c `step`",
+            is_run("full"),
+            reasons.zero_two,
+        ),
+        Reason(
+            "read off the card, with a CUDA context",
+            "three models lack 1.1 to 1.3 GB at 256 tokens; the context is the estimate's own",
+            is_run("lora"),
+            reasons.with_context,
+        ),
+    ),
+    (
+        Bound(
+            "more than rows of that length take",
+            "its data is not published",
+            is_run("lora"),
+            bounds.needs_shorter_rows,
+        ),
+    ),
 )
 SWIFT = Program(
     "modelscope/ms-swift",
@@ -197,12 +173,35 @@ SWIFT = Program(
     Stack(OLDEST, kernel="flash_attention_2"),
     (
         Reason(
-            "norms, embedding and head in float32",
-            "prepare_model_for_kbit_training",
-            _is("qlora"),
-            _stack(upcast="all"),
+            "torch reserves more for rows of many lengths: the middle one of three draws, where they agree to a tenth; "
+            "the step traced with its model's own loss and head",
+            "modelscope/ms-swift docs/source_en/LLM/Benchmark.md@4692215 (lengths of its data), "
+            "scripts/benchmark/test_memory_time/run_single.py@61badfe; wheel of ms-swift 1.6.0: rows above the limit "
+            "dropped, `max_memory_reserved` read, non-reentrant recomputation",
+            lambda row: reasons.drawn_alike(row) and "ms-agent" not in row["notes"],
+            reasons.over_lengths,
         ),
-        Reason("data of short rows (of 256 tokens)", "the examples' data", _noted("header comment"), _rows_of(256)),
+    ),
+    (
+        Bound(
+            "how much more hangs on the order of its rows, which is not published; above 2,048 tokens also on which "
+            "thousand rows it took",
+            "modelscope/ms-swift docs/source_en/LLM/Benchmark.md@4692215",
+            lambda row: "Benchmark.md" in row["source"] and "ms-agent" not in row["notes"],
+            bounds.lies_between_draws,
+        ),
+        Bound(
+            "the same, of data (ms-agent, ms-bench) whose lengths are not published",
+            "modelscope/ms-swift docs/source_en/LLM/Benchmark.md@4692215, `Tuners`",
+            lambda row: "ms-agent" in row["notes"] and "packing" not in row["method"],
+            bounds.lies_between_other_draws,
+        ),
+        Bound(
+            "a round figure at the head of a script, whose data's lengths are not published",
+            "modelscope/ms-swift examples/train",
+            noted("header comment"),
+            bounds.needs_shorter_rows,
+        ),
     ),
 )
 TORCHTUNE = Program(
@@ -213,11 +212,17 @@ TORCHTUNE = Program(
     (
         Reason(
             "an update within the backward: no gradients wait",
-            "`optimizer_in_bwd: True` in 8B_full_single_device.yaml",
-            _is("full"),
-            _stack(steps_in_backward=True),
+            "pytorch/torchtune recipes/configs/llama3_1/8B_full_single_device.yaml@02d7035 `optimizer_in_bwd: True`",
+            is_run("full"),
+            reasons.stack(steps_in_backward=True),
         ),
-        Reason("no recomputation", "the two rows of one table differ in nothing else", _is("lora"), _kept),
+        Reason(
+            "no accumulation, nothing recomputed, norms compiled to one kernel that keeps 16 bits",
+            "pytorch/torchtune README.md@0031bfb (`without gradient accumulation`, `torch compile enabled`); of a "
+            "method's two rows the one for the larger card does 1.5 times the tokens a second",
+            lambda row: "A6000" in row["gpus"],
+            reasons.both(reasons.asked(accumulation=False, checkpointing=False), reasons.compiled_norms),
+        ),
     ),
 )
 AXOLOTL = Program(
@@ -226,9 +231,38 @@ AXOLOTL = Program(
     "transformers with AMP, a fused loss",
     Stack(loss="fused", kernel="flash_attention_2"),
     (
-        Reason("experts packed in 4 bits", "`quantize_moe_experts`", _noted("quantize_moe_experts"), _packed_experts),
         Reason(
-            "a kernel for the scores", "flash_attention_2 in its YAML", _is("lora", "openai/gpt-oss-20b"), _plain_scores
+            "experts packed in 4 bits, those of a layer unpacked at once",
+            "axolotl-ai-cloud/axolotl src/axolotl/monkeypatch/moe_quant.py@01cd194, `quantize_moe_experts`",
+            lambda row: "quantize_moe_experts" in row["notes"] and row["method"] == "qlora",
+            reasons.packed_experts(4),
+        ),
+        Reason(
+            "experts packed in 8 bits, those of a layer unpacked at once",
+            "axolotl-ai-cloud/axolotl src/axolotl/monkeypatch/moe_quant.py@01cd194, `Bnb8bitParametrization`",
+            lambda row: "quantize_moe_experts" in row["notes"] and row["method"] == "lora-8bit",
+            reasons.packed_experts(8),
+        ),
+        Reason(
+            "a kernel for the scores",
+            "flash_attention_2 in its YAML",
+            is_run("lora", "openai/gpt-oss-20b"),
+            reasons.plain_scores,
+        ),
+        Reason(
+            "all logits at once: no plugin for the loss in its YAML",
+            "axolotl-ai-cloud/axolotl examples/llama-3/fft-8b.yaml@15f7910, examples/mimo/mimo-7b-qlora.yaml@85156cc "
+            "(`CCE - N/A as of now`)",
+            of_source("fft-8b", "mimo"),
+            reasons.stack(loss="full"),
+        ),
+    ),
+    (
+        Bound(
+            "weights alone are nearly all of it",
+            "axolotl-ai-cloud/axolotl examples/qwen3.5/27b-fft.yaml@17495cd (`unfrozen_parameters`)",
+            is_run("full", "Qwen/Qwen3.5-27B"),
+            bounds.needs_few_trained,
         ),
     ),
 )
@@ -239,10 +273,18 @@ PEFT = Program(
     Stack((4, 57), amp=False, cache=True, keeps_outputs=True),
     (
         Reason(
-            "no row has more than 730 tokens",
-            "three rank settings agree on 723 to 735",
+            "gradients do not outlive a step",
+            "huggingface/peft method_comparison/MetaMathQA/run.py@026d1e0: `optimizer.zero_grad()` before each pass",
             lambda row: True,
-            _rows_of(730),
+            reasons.asked(accumulation=False),
+        ),
+    ),
+    (
+        Bound(
+            "its longest batch is not published",
+            "huggingface/peft method_comparison/MetaMathQA/run.py@026d1e0: batches are padded to their longest row",
+            lambda row: True,
+            bounds.needs_shorter_rows,
         ),
     ),
 )

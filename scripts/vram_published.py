@@ -1,35 +1,34 @@
 """Set estimates beside every published single-GPU measurement that names a model: `benchmarks/*-vram-published.md`.
 
-    python -m scripts.vram_published MEASURED.csv > benchmarks/2026-11-25-vram-published.md
+    python -m scripts.vram_published MEASURED.csv > benchmarks/2026-11-30-vram-published.md
 
 It takes some minutes: what torch reserved is replayed from traces (`scripts/vram_replay.py`).
 
 A run of plain transformers with all settings known is answered as it was run. What another program did is answered by
-the nearest configuration there is; where that is off by more than a tenth, each reason is checked by changing the one
-setting that it names. Nothing is fitted to a row.
+the nearest configuration there is; where that is off by more than a tenth, each reason is checked by modelling the one
+mechanism that it names (`scripts/vram_programs.py`). A row that lacks the setting which decides has a bound in place of
+a reason: what it would need. Nothing is fitted to a row.
 """
 
 import csv
-import random
 import re
 import statistics
 import sys
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lorafit.plan.cards import find_card
 from lorafit.plan.memory import CONTEXT_BYTES, estimate
 from lorafit.plan.question import MemoryQuestion
-from lorafit.plan.shapes import shape_from_config
-from lorafit.plan.stack import Stack
-from lorafit.recipe.adapters import Lora
-from lorafit.recipe.quantization import Unquantized
-from scripts.vram_accuracy import BYTES, Compared, compared, is_specified, question_of
-from scripts.vram_programs import PROGRAMS, SWIFT, Program, question_for
+from scripts.vram_accuracy import Compared, compared, is_specified, question_of
+from scripts.vram_programs import PROGRAMS, question_for
+from scripts.vram_reasons import Case, Program, measured_bytes
 
 OFF = 0.10
+LETTERS = "abcdefgh"  # by which a table names reasons
+STATES = ("explained", "bounded", "unexplained")
 
 
 @dataclass(frozen=True)
@@ -40,26 +39,31 @@ class Row:
     kind: str
     measured_bytes: int
     estimated_bytes: int
-    told: tuple[str, ...] = ()  # the reasons that brought the answer nearer, with what each left
+    told: tuple[str, ...] = ()  # the reasons that brought the answer nearer, by letter, with what each left
     rest: float = 0.0  # the error after the last of them
+    bound: str = ""  # what the row would need, where its own settings do not decide
+
+    @property
+    def state(self) -> str:
+        """Close, or what becomes of an error of more than a tenth."""
+        if abs(self.error) <= OFF:
+            return ""
+        if abs(self.rest) <= OFF:
+            return "explained"
+        return "bounded" if self.bound else "unexplained"
 
     @property
     def verdict(self) -> str:
-        """What becomes of an error of more than a tenth."""
-        if abs(self.error) <= OFF:
+        """Say it, with the reasons."""
+        if not self.state:
             return ""
-        last = "" if abs(self.rest) <= OFF else "unexplained"
+        last = {"explained": "", "bounded": f"bounded: {self.bound}", "unexplained": "unexplained"}[self.state]
         return "; ".join([*self.told, last] if last else self.told)
 
     @property
     def error(self) -> float:
         """As a share of what was measured."""
         return self.estimated_bytes / self.measured_bytes - 1
-
-
-def measured_bytes(row: dict[str, str]) -> int:
-    """Give the published figure in bytes."""
-    return round(float(row["measured_gb"]) * BYTES[row["unit"]])
 
 
 def others(rows: list[dict[str, str]], program: Program) -> list[Row]:
@@ -69,28 +73,27 @@ def others(rows: list[dict[str, str]], program: Program) -> list[Row]:
         single = row["gpus"].startswith("1x") or row["gpus"] == "1"
         question = question_for(row, program) if row["source"].startswith(program.source) and single else None
         if question is not None:
-            label = f"{row['model']} {row['method']} {row['micro_batch']} x {question.max_length}"
-            first = Row(label, row["measured_kind"], measured_bytes(row), _answer(row, question))
-            found.append(_checked(first, row, question, program))
+            found.append(_checked(Case(row, question), program))
     return found
 
 
-def _answer(row: dict[str, str], question: MemoryQuestion) -> int:
-    """What tensors take where that was measured; else what torch reserves, or for want of a word about it, as well."""
-    answer = estimate(question)
-    return answer.peak_bytes + (0 if row["measured_kind"] == "allocated" else answer.reserved_bytes)
-
-
-def _checked(row: Row, source: dict[str, str], question: MemoryQuestion, program: Program) -> Row:
-    """Change one setting after another, as far as each brings the answer nearer to what was measured."""
-    nearest, told = row, []
-    for reason in program.reasons if abs(row.error) > OFF else ():
-        changed = reason.change(question) if reason.holds(source) else question
-        found = replace(row, estimated_bytes=_answer(source, changed))
-        if abs(found.error) < abs(nearest.error):
-            question, nearest = changed, found
-            told.append(f"{reason.text}: {found.error:+.1%}")
-    return replace(row, told=tuple(told), rest=nearest.error)
+def _checked(case: Case, program: Program) -> Row:
+    """Model one mechanism after another, as far as each brings the answer nearer to what was measured."""
+    row, first, told = case.row, case, []
+    for letter, reason in zip(LETTERS, program.reasons, strict=False) if abs(case.error) > OFF else ():
+        if reason.holds(row) and abs((changed := reason.change(case)).error) < abs(case.error):
+            case = changed
+            told.append(f"{letter} {case.error:+.1%}")
+    bounds = [bound.tell(case) for bound in program.bounds if bound.holds(row)] if abs(case.error) > OFF else []
+    return Row(
+        f"{row['model']} {row['method']} {row['micro_batch']} x {first.question.max_length}",
+        row["measured_kind"],
+        measured_bytes(row),
+        first.bytes,
+        tuple(told),
+        case.error,
+        next((bound for bound in bounds if bound), ""),
+    )
 
 
 def by_rule(model: str, question: MemoryQuestion) -> int:
@@ -160,58 +163,62 @@ def _with_reasons(rows: Iterable[Row]) -> str:
     return "\n".join(lines)
 
 
-# Qwen-7B as transformers' own classes build it: what ms-swift trained had code of its own
-QWEN_7B: dict[str, object] = {
-    "model_type": "llama", "vocab_size": 151_936, "hidden_size": 4096, "intermediate_size": 11_008,
-    "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 32, "attention_bias": True,
-}  # fmt: skip
-
-
-def by_lengths() -> list[str]:
-    """Check the reason that would be everybody's first: rows of many lengths leave holes."""
-    from scripts.vram_replay import over_lengths
-
-    shape = shape_from_config(QWEN_7B, "Qwen-7B")
-    adapter = Lora(rank=8, target_modules=["q_proj", "k_proj", "v_proj"])
-    question = MemoryQuestion(
-        shape, adapter, Unquantized(), accumulation=False, stack=Stack((4, 38), kernel="flash_attention_2")
-    )
-    draw = random.Random(1)
-    lengths = [256 * draw.randint(1, 8) for _ in range(24)]
-    one, many = over_lengths(QWEN_7B, question, lengths)
-    return [
-        "Rows of many lengths are no more than a part of it. The step of a Qwen-7B, replayed through torch's allocator "
-        f"at 24 random lengths up to 2,048 reserves {many / 1e9:.1f} GB, at 2,048 alone {one / 1e9:.1f}, of 29.8.",
-        "",
-    ]
-
-
 def _program(program: Program, found: list[Row]) -> list[str]:
-    off = [row for row in found if abs(row.error) > OFF]
-    closed = sum(abs(row.rest) <= OFF for row in off)
-    reasons = [f"- {reason.text} ({reason.source})" for reason in program.reasons]
+    states = Counter(row.state for row in found if row.state)
+    counts = ", ".join(f"{states[state]} {state}" for state in STATES)
+    reasons = [
+        f"- {letter}: {each.text} ({each.source})" for letter, each in zip(LETTERS, program.reasons, strict=False)
+    ]
+    bounds = [f"- bound: {each.text} ({each.source})" for each in program.bounds]
     return [
-        f"**{program.name}**, answered by {program.nearest}: {len(found)} runs, {len(off)} off by more than 10 %, of "
-        f"which {closed} close to 10 % by a reason that was checked, and {len(off) - closed} do not.",
+        f"**{program.name}**, answered by {program.nearest}: {len(found)} runs, {sum(states.values())} off by more "
+        f"than 10 %, of which {counts}.",
         "",
         *reasons,
-        *([""] if reasons else []),
+        *bounds,
+        "",
         _with_reasons(found),
         "",
     ]
 
 
+def _counts(programs: list[tuple[Program, list[Row]]]) -> list[str]:
+    lines = ["| program | runs | within 10 % | explained | bounded | unexplained |", "|---|--:|--:|--:|--:|--:|"]
+    total: Counter[str] = Counter()
+    for program, found in programs:
+        states = Counter(row.state for row in found)
+        total += states
+        lines.append(_count(program.name, states))
+    return [*lines, _count("all", total)]
+
+
+def _count(name: str, states: Counter[str]) -> str:
+    cells = [states.total(), states[""], *(states[state] for state in STATES)]
+    return " | ".join([f"| {name}", *map(str, cells)]) + " |"
+
+
+def answers(rows: list[dict[str, str]]) -> dict[str, list[Row]]:
+    """Answer every program's rows, by its name."""
+    return {program.name: found for program in PROGRAMS if (found := others(rows, program))}
+
+
 def report(
-    rows: list[dict[str, str]], reserved: Callable[[str, MemoryQuestion], int], checks: Sequence[str] = ()
+    rows: list[dict[str, str]],
+    answered: dict[str, list[Row]],
+    reserved: Callable[[str, MemoryQuestion], int],
 ) -> str:
-    """Write the note; `checks` are further words on ms-swift."""
+    """Write the note."""
     allocated = list(compared(rows))
     cards = {name: with_constant(each) for name, each in on_card(rows, reserved).items()}
-    programs = [(program, found) for program in PROGRAMS if (found := others(rows, program))]
+    programs = [(program, answered[program.name]) for program in PROGRAMS if program.name in answered]
     lines = [
         "# Estimates beside published measurements",
         "",
-        "2026-11-25, `python -m scripts.vram_published MEASURED.csv`. Nothing in the memory model is fitted to a row.",
+        "2026-11-30, `python -m scripts.vram_published MEASURED.csv`. Nothing in the memory model is fitted to a row.",
+        "",
+        *STATES_TOLD,
+        "",
+        *_counts(programs),
         "",
         HEAD,
         _summary("plain transformers, one card, allocated", (each.error for each in allocated if each.gpus == 1)),
@@ -223,28 +230,45 @@ def report(
             for name, (_, found) in cards.items()
         ),
         *(_summary(program.name, (row.error for row in found)) for program, found in programs),
+        *(_summary(f"{program.name}, with its reasons", (row.rest for row in found)) for program, found in programs),
         "",
         "## nvidia-smi",
         "",
-        "The step of plain transformers traced without a card and replayed through a model of torch's allocator, with",
-        "one constant for each environment: the median of what its own runs lack, which stands for the CUDA context.",
-        "The one run that is off by 11 % fills the card: it runs out of memory, what is free goes back, and what is",
-        "held after that is read, not the most that was held before.",
+        *NVIDIA_SMI,
         "",
     ]
     for name, (constant, found) in cards.items():
         lines += [f"{name}: {constant / 2**30:.2f} GiB", "", _listed(found), ""]
-    lines += ["## Other programs", ""]
+    lines += ["## Other programs", "", *TRACED, ""]
     for program, found in programs:
         lines += _program(program, found)
-        lines += checks if program is SWIFT else []
     return "\n".join([*lines, "## Plain transformers, allocated", "", _listed(allocated)])
+
+
+STATES_TOLD = (
+    "Of other programs' runs that are off by more than 10 %, *explained* are those that one or more mechanisms of the",
+    "program bring within 10 %, each modelled, with its source or a trace; *bounded* are those whose row lacks the",
+    "setting that decides: what it would have to be is told, which is no proof. The rest is *unexplained*.",
+)
+NVIDIA_SMI = (
+    "The step of plain transformers traced without a card and replayed through a model of torch's allocator, with",
+    "one constant for each environment: the median of what its own runs lack, which stands for the CUDA context.",
+    "The full run of 8 x 4096 fills the card: it runs out of memory, what is free goes back, and what is held after",
+    "that is read, not the most that was held before.",
+)
+TRACED = (
+    "What was traced of a program's own code: [litgpt](2026-11-30-vram-litgpt.json) (`scripts/vram_litgpt.py`) and",
+    "[ms-swift](2026-11-30-vram-swift.json) (`scripts/vram_swift.py`). Sources are named as repository,",
+    "path@commit, or as a wheel. Each reason is added to those before it, where it brings the answer nearer; after its",
+    "letter stands the error that is left.",
+)
 
 
 def main() -> None:
     """Print the note."""
     with Path(sys.argv[1]).open(encoding="utf-8", newline="") as lines:
-        print(report(list(csv.DictReader(lines)), by_replay, by_lengths()))
+        rows = list(csv.DictReader(lines))
+    print(report(rows, answers(rows), by_replay))
 
 
 if __name__ == "__main__":

@@ -4,9 +4,8 @@ The model's code is that of the transformers installed; what its versions do oth
 AdamW over lists of tensors) is done as the run's own version did it.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from functools import partial
 from typing import Any
 from unittest.mock import patch
@@ -40,31 +39,6 @@ def replayed(model: str, question: MemoryQuestion, capacity_bytes: int) -> tuple
     step = training(unrolled(found_at[-1], found_at[0], layers))
     found = replay([(WORKSPACE, WORKSPACE_BYTES), *step], capacity_bytes)
     return found.peak_allocated, found.peak_reserved
-
-
-def over_lengths(config: Mapping[str, object], question: MemoryQuestion, lengths: Sequence[int]) -> tuple[int, int]:
-    """Give what is reserved at most by steps of one length, the longest, and by a step of each length in turn."""
-    layers = len(question.shape.layers)
-    asked = {length: replace(question, max_length=length) for length in sorted({*lengths, question.max_length})}
-    with _plain():
-        traces = {
-            length: [tracing.trace(each, config, depth, _adamw).recording for depth in DEPTHS]
-            for length, each in asked.items()
-        }
-    found = {length: unrolled(deep, shallow, layers) for length, (shallow, deep) in traces.items()}
-    longest = found[question.max_length]
-    held = [*longest.weights, *longest.states]
-    workspace = (WORKSPACE, WORKSPACE_BYTES)
-    varied = [workspace, *held]
-    for place, length in enumerate([*lengths, question.max_length], start=1):
-        same = {
-            own[0]: first[0] for own, first in zip([*found[length].weights, *found[length].states], held, strict=True)
-        }
-        varied += [(same.get(number, number + place * _APART), size) for number, size in found[length].step]
-    return replay([workspace, *training(longest)]).peak_reserved, replay(varied).peak_reserved
-
-
-_APART = 10**9  # between the numbers of tensors of two steps
 
 
 @contextmanager

@@ -1,0 +1,79 @@
+"""What a published run would need, where the row itself lacks the setting that decides: a bound, and no proof."""
+
+from dataclasses import replace
+
+from lorafit.plan.shapes import ModelShape
+from scripts.vram_reasons import Case, measured_bytes, row_key, run_key, traces
+
+GB = 1e9
+
+
+def needs_shorter_rows(case: Case) -> str:
+    """Solve for the longest row that takes what was measured; nothing where rows of the full length take less."""
+    low, high = 0, case.question.max_length
+    if case.error <= 0:
+        return ""
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if _at(case, middle).error <= 0 else (low, middle)
+    return f"would need a longest row of {low:,} tokens, of {case.question.max_length:,} at most" if low else ""
+
+
+def _at(case: Case, length: int) -> Case:
+    return replace(case, question=replace(case.question, max_length=length))
+
+
+def needs_cards(case: Case) -> str:
+    """Say what weights, gradients and AdamW's states alone take, and over how many cards that is no more."""
+    alone = traces("litgpt").get(row_key(case.row), {}).get("states alone", 0)
+    assert isinstance(alone, int)
+    measured = measured_bytes(case.row)
+    if alone <= measured:
+        return ""
+    cards = -(-alone // measured)
+    return f"weights, gradients and states alone are {alone / GB:.1f} GB: would need {cards} cards or more"
+
+
+def needs_fewer_targets(case: Case) -> str:
+    """Say what its own code takes with adapters on queries and values alone."""
+    size = traces("litgpt").get(row_key(case.row), {}).get("query and value")
+    if not isinstance(size, int):
+        return ""
+    error = size / measured_bytes(case.row) - 1
+    return f"would need adapters on query and value alone: {size / GB:.2f} GB by its own code ({error:+.1%})"
+
+
+def lies_between_draws(case: Case) -> str:
+    """Say what its step reserves at one length, and over rows drawn as its data is; nothing where it is outside."""
+    found = traces("swift").get(run_key(case.row))
+    if found is None:
+        return ""
+    alone, draws = found["one length"], found["draws"]
+    assert isinstance(alone, int)
+    assert isinstance(draws, list)
+    measured, most = measured_bytes(case.row), max(draws)
+    if not alone <= measured <= most:
+        return ""
+    told = ", ".join(f"{size / GB:.1f}" for size in draws)
+    return (
+        f"replayed, {alone / GB:.1f} GB at one length, {told} over {found['passes']} passes of lengths as its data has"
+    )
+
+
+def lies_between_other_draws(case: Case) -> str:
+    """Say the same of rows whose own lengths are not known."""
+    told = lies_between_draws(case)
+    return f"would need lengths as far apart as the other tables' data has ({told})" if told else ""
+
+
+def needs_few_trained(case: Case) -> str:
+    """Say how many values can have had a gradient, at the least that one takes: 2 bytes, beside two states of one."""
+    shape: ModelShape = case.question.shape
+    weights = 2 * shape.total_parameters
+    room = measured_bytes(case.row) - weights
+    if room < 0:
+        return ""
+    return (
+        f"weights are {weights / GB:.1f} GB: would need that no more than {room / 4 / GB:.1f} of "
+        f"{shape.total_parameters / GB:.1f} billion values were trained"
+    )
