@@ -143,12 +143,22 @@ class _Player(Mixing):
         inner = self.product(self.activation(both, "expert"), both)
         out = self.stacked(inner, "routed", values)
         del inner
-        size = max(out.bytes_each, FLOAT32 if experts.float32_shares else 0)
-        weighted = self.tape.record("routed", size, [out, router], saved=[out])
+        wide = experts.float32_shares and not (experts.sigmoid_shares and self.setting.autocast)
+        size = max(out.bytes_each, FLOAT32 if wide else 0)
+        weighted = self.tape.record("routed", size, [out, router], saved=[out], scratch=self.shares_scratch(out, size))
         weighted = self.tape.record("routed", size, [weighted], saves_weight=True)
         del gathered, both, sorting
         summed = self.tape.record("hidden", size, [weighted], passes_on=True)
         return self.cast(summed, x.bytes_each)
+
+    def shares_scratch(self, out: Tensor, size: int) -> list[tuple[str, int]]:
+        """What the backward of a product with each token's shares makes: one product is summed up, one may be cast.
+
+        By the cast, what was recomputed is gone.
+        """
+        if size == out.bytes_each:
+            return [("routed", size)]
+        return [("routed", 2 * size - (out.bytes_each if self.tape.recomputed else 0))]
 
     def listed(self, experts: Experts, x: Tensor) -> Tensor:
         """One expert after another over its share of the tokens; what it gives is added to a sum that keeps it."""

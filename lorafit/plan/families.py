@@ -62,6 +62,7 @@ _DEEPSEEK_EXPERTS = partial(
     mlp.experts,
     count=("n_routed_experts",),
     float32_shares=True,
+    sigmoid_shares=True,
     shared=SharedExpert("shared_experts", "moe_intermediate_size", times="n_shared_experts"),
 )
 _QWEN3_NEXT = Family(
@@ -248,7 +249,7 @@ FAMILIES: dict[str, Family] = {
     "deepseek_v2": Family(
         attention=attention.latent,
         mlp=partial(mlp.gated, bias=("mlp_bias", False)),
-        sparse_mlp=_DEEPSEEK_EXPERTS,
+        sparse_mlp=partial(_DEEPSEEK_EXPERTS, sigmoid_shares=False),
         sparse_layers=partial(after_dense, dense=0),
     ),
     "deepseek_v3": Family(

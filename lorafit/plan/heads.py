@@ -118,7 +118,7 @@ def _head(question: MemoryQuestion, stream_bytes: int, name: str, logit_bytes: i
 def _trained_norm_bytes(question: MemoryQuestion) -> int:
     """What a trained scale keeps, the stream as it scales it, and the input that a trained head keeps."""
     kind = question.shape.layers[-1].norm
-    if kind == "layer" and question.stack:  # torch's own, which makes it again
+    if kind == "layer":  # torch's own, which makes it again
         return question.compute_bytes
     scaled = question.stream_bytes if kind == "rms" and question.stack else FLOAT32
     return scaled + question.compute_bytes

@@ -86,6 +86,7 @@ class Experts:
     parameters: int  # in stacked matrices
     listed: tuple[tuple[Linear, Linear, Linear], ...] = ()
     float32_shares: bool = False  # the router's shares stay in float32, and so does what they are multiplied with
+    sigmoid_shares: bool = False  # but where autocast has them in 16 bits: it brings a softmax to float32, no sigmoid
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,7 @@ def experts(
     router: str | None = None,
     biased: bool = False,
     float32_shares: bool = False,
+    sigmoid_shares: bool = False,
 ) -> Mlp:
     """Routed experts as stacked matrices; `router` names the router where it is a linear (else a bare matrix)."""
     hidden, inner, number = keys.integer("hidden_size"), keys.integer(width), keys.integer(*count)
@@ -83,6 +84,7 @@ def experts(
             width=inner,
             parameters=number * 3 * hidden * inner + bias_values,
             float32_shares=float32_shares,
+            sigmoid_shares=sigmoid_shares,
         ),
         other_parameters=(0 if router else hidden * number) + (number if biased else 0),
     )
