@@ -12,7 +12,18 @@ import pytest
 
 from lorafit.plan.memory import CONTEXT_BYTES, estimate
 from scripts.vram_programs import PROGRAMS, QWEN, question_for
-from scripts.vram_published import LETTERS, OFF, STATES, Row, answers, by_rule, on_card, report, with_constant
+from scripts.vram_published import (
+    LETTERS,
+    OFF,
+    STATES,
+    Row,
+    answers,
+    by_own_code,
+    by_rule,
+    on_card,
+    report,
+    with_constant,
+)
 from scripts.vram_reasons import BUCKET, Case, is_run, traces, zero_two
 
 SHARED = Path(os.environ.get("LORAFIT_SHARED", Path(__file__).parents[3].with_name("shared")))
@@ -71,6 +82,12 @@ def test_the_note_counts_what_the_reasons_leave(answered: dict[str, list[Row]]) 
     assert noted == sum(counts)
     found = [states[""], *(states[state] for state in STATES)]
     assert all(abs(count - now) <= 2 for count, now in zip(counts, found, strict=True)), (counts, found)
+
+
+def test_litgpts_own_code_is_within_two_percent_but_for_the_row_that_the_note_names() -> None:
+    *close, falcon = sorted(by_own_code(), key=abs)
+    assert len(close) > 40
+    assert abs(close[-1]) < 0.016 < falcon
 
 
 def test_what_is_kept_longer_is_never_less() -> None:
