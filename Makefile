@@ -65,7 +65,7 @@ docs-check: env ## fail when docs/reference is stale
 	$(BIN)/python scripts/gen_reference.py --check
 
 bench: env ## start-up time as a share of `import torch`, and a training step beside transformers' Trainer
-	$(BIN)/python -m scripts.bench.start --rounds 2
+	$(BIN)/python -m scripts.bench.start --rounds 1
 	$(BIN)/python -m scripts.bench.engine
 
 gpu: export HF_HUB_OFFLINE := 1

@@ -32,7 +32,7 @@ class Work:
     vocabulary: int
     full_rows: int | None = None  # every row so long, all of it trained; else log-normal, 60 % trained
     longest: int = 1024
-    steps_per_window: int = 2
+    steps_per_window: int = 1
     peers: tuple[str, ...] = ("trainer",)
     quantization: Literal["none", "nf4"] = "none"
     unpacked: bool = False  # a 4-bit base stays unpacked in lorafit, as it does where there is room
@@ -140,9 +140,7 @@ class Work:
         )  # fmt: skip
 
 
-C1 = Work(
-    "mixed lengths", hidden=512, layers=8, vocabulary=8_000, steps_per_window=1, peers=("trainer", "trl", "trl_packed")
-)
+C1 = Work("mixed lengths", hidden=512, layers=8, vocabulary=8_000, peers=("trainer", "trl", "trl_packed"))
 WORKS = {
     "C1": C1,
     "C2": replace(C1, about="full rows", full_rows=256, peers=("trainer",)),
