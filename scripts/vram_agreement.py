@@ -26,6 +26,7 @@ from lorafit.plan.memory import Estimate, estimate
 from lorafit.train.trace import fake_optimizer
 from scripts.spread import Spread, relative_error
 from scripts.vram_draw import Drawn, drawn
+from scripts.vram_notes import NOTES
 
 MIB = 2**20
 WORST = 25
@@ -183,19 +184,6 @@ def _trait(each: Agreement) -> list[str]:
         each.drawn.kind.partition(":")[0]: bool(each.drawn.kind),
     }
     return [name for name, has in traits.items() if has]
-
-
-NOTES = """Of lorafit's own engine, with full rows of equal length: no row of its is padded. Seeds from 1000 on draw
-what the others leave out: classifiers, int8, dropout of the model's own, layers of which some are recomputed, shared
-experts, windows in float32, few targets, float16, rows of which a quarter predicts. Seeds from 2000 on draw plain
-transformers and PEFT, as installed: padded rows with a mask and rows of one length, torch's kernels and eager
-attention, what is turned to float32, with autocast and without. Not traced: FlashAttention-2 under transformers, which
-needs a card (`scripts/vram_accuracy.py` has published runs); Falcon and StableLM, whose code does not go through its
-table of attention kernels, so that a run refuses them too.
-
-The target is 500 of the first draw. A change of the engine makes old traces void, so that these are of one state of it;
-the script goes on from where it stopped.
-"""
 
 
 def _worst(found: list[Agreement]) -> list[Agreement]:

@@ -113,12 +113,13 @@ def _play(
 def _inputs(question: MemoryQuestion, stream: int, *, first: bool) -> int:
     """Bytes per hidden unit that a recomputed layer keeps of its input.
 
-    An embedding stays beside what it was scaled to, or beside what dropout left of it and the mask of that.
+    An embedding that is frozen is where the graph begins: it stays beside what it was scaled to, or beside what dropout
+    left of it and the mask of that.
     """
     if not first:
         return stream
     mask = 1 if question.shape.dropped_embeddings else 0
-    return 2 * stream + mask if not mask or not question.is_full else stream + mask
+    return stream + mask if question.is_full else 2 * stream + mask
 
 
 def _cached(question: MemoryQuestion, layer: Layer, *, again: bool) -> Form:
