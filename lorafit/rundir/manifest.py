@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lorafit
-from lorafit.errors import StorageError
 from lorafit.rundir import journal, resume
 from lorafit.rundir.commit import hash_file
 from lorafit.rundir.layout import RunFolder
+from lorafit.rundir.result import read_object
 
 if TYPE_CHECKING:
     from lorafit.rundir.state import Run
@@ -119,23 +119,7 @@ class Manifest:
 
 def read_manifest(folder: RunFolder) -> dict[str, Any]:
     """Read manifest.json; raises StorageError if it is not what lorafit wrote."""
-    try:
-        document = json.loads(folder.manifest.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise StorageError(
-            f"is damaged: {error}",
-            where=str(folder.manifest),
-            fix="bring it back from a copy, or begin anew with --fresh",
-            code="E7-DAMAGED",
-        ) from error
-    if not isinstance(document, dict):
-        raise StorageError(
-            "is damaged: no JSON object",
-            where=str(folder.manifest),
-            fix="bring it back from a copy, or begin anew with --fresh",
-            code="E7-DAMAGED",
-        )
-    return document
+    return read_object(folder.manifest)
 
 
 def day_begun(document: Mapping[str, Any]) -> date | None:

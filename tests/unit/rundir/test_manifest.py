@@ -10,7 +10,9 @@ import pytest
 import lorafit
 from lorafit.errors import ResumeRefused, StorageError
 from lorafit.rundir import checkpoints, journal
+from lorafit.rundir.layout import RunFolder
 from lorafit.rundir.manifest import ACCOUNT, Manifest, environment, hash_files, read_manifest, source_hash
+from lorafit.rundir.result import read_result
 from rundir.runs import begin
 
 MODEL = {"path": "builtin:tiny", "files": {"model.safetensors": {"bytes": 7, "sha256": "9f"}}}
@@ -129,3 +131,12 @@ def test_files_are_hashed_by_pattern_and_through_links(tmp_path: Path) -> None:
     hashed = hash_files(folder, ["*.safetensors", "**/*.json", "*.json"])
     assert list(hashed) == ["config.json", "model.safetensors", "sub/x.json"]
     assert hashed["model.safetensors"] == {"bytes": 7, "sha256": sha256(b"weights").hexdigest()}
+
+
+@pytest.mark.parametrize("damage", [b"", b"[]", b"{", b"\xff", b"[" * 100_000])
+@pytest.mark.parametrize("name", ["manifest", "result"])
+def test_a_damaged_document_is_said_to_be_one(tmp_path: Path, name: str, damage: bytes) -> None:
+    folder = RunFolder(tmp_path)
+    getattr(folder, name).write_bytes(damage)
+    with pytest.raises(StorageError, match="is damaged"):
+        (read_manifest if name == "manifest" else read_result)(folder)
