@@ -14,7 +14,6 @@ from lorafit.model.dora_linear import dora_linear, row_squares
 from lorafit.model.lean import take_lean_blocks
 from lorafit.model.lora_linear import Update, frozen_weight, lora_linear
 
-DORA_OF_INT8 = "DoRA of an 8-bit base takes PEFT's products"
 _DORA = "DoraLinearVariant"
 
 
@@ -92,8 +91,6 @@ def _obstacle(layer: Any) -> str | None:
     variants = {type(variant).__name__ for variant in layer.lora_variant.values()}
     if variants - {_DORA}:
         return f"{', '.join(sorted(variants - {_DORA}))} is not known"
-    if variants and type(layer).__name__ == "Linear8bitLt":
-        return DORA_OF_INT8
     if any(isinstance(matrix, nn.Linear) and matrix.bias is not None for matrix in layer.lora_B.values()):
         return "B has a bias"
     if any(parameter.requires_grad for parameter in base.parameters()):

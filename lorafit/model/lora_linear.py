@@ -95,6 +95,8 @@ def frozen_weight(module: nn.Module, dtype: torch.dtype) -> torch.Tensor:
         return dequantize_4bit(weight.data, state).to(dtype)
     packed: Any = getattr(module, "state", None)
     if packed is not None:  # int8: 127ths of the scale of their row, as bitsandbytes' own backward has it
+        if packed.CB is None:  # before the layer's first product
+            module.init_8bit_state()  # type: ignore[operator]
         return cast("torch.Tensor", packed.CB.to(dtype, copy=True).mul_(packed.SCB.unsqueeze(1).mul(1.0 / 127.0)))
     return cast("torch.Tensor", weight.to(dtype))
 

@@ -7,9 +7,9 @@ from typing import Literal
 from lorafit.plan.layers import Linear, ModelShape
 from lorafit.plan.stack import Stack
 from lorafit.plan.targets import match_targets
-from lorafit.recipe.adapters import Adapter, Dora, Full
+from lorafit.recipe.adapters import Adapter, Full
 from lorafit.recipe.optimizers import OPTIMIZERS, OptimizerName
-from lorafit.recipe.quantization import Int8, Quantization, Unquantized
+from lorafit.recipe.quantization import Quantization, Unquantized
 
 BaseDtype = Literal["bfloat16", "float16", "float32"]
 
@@ -110,8 +110,7 @@ class MemoryQuestion:
     @property
     def fused(self) -> bool:
         """Adapters, norms and gated MLPs have a backward of lorafit's own, which keeps little."""
-        slow = self.is_full or (isinstance(self.adapter, Dora) and isinstance(self.quantization, Int8))
-        return self.stack is None and not slow
+        return self.stack is None and not self.is_full
 
     @property
     def copies_weights(self) -> bool:

@@ -33,7 +33,7 @@ Verdict = Literal["fits", "tight", "does not fit"]
 
 @dataclass(frozen=True)
 class Fit:
-    """How a step sits on a card; `headroom_bytes` is negative where it does not."""
+    """How a step sits on a card; `headroom_bytes` is what is left, negative where even the tensors do not fit."""
 
     card: Card
     verdict: Verdict
@@ -216,7 +216,7 @@ def _fit(recipe: Recipe, question: MemoryQuestion, result: Estimate, card: Card)
     return Fit(
         card=card,
         verdict=verdict,
-        headroom_bytes=card.capacity_bytes - needed,
+        headroom_bytes=card.capacity_bytes - (result.on_card_bytes if verdict == "fits" else needed),
         reaches=reaches(
             question,
             card.capacity_bytes,

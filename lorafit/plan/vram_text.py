@@ -103,6 +103,8 @@ def _verdict(fit: "Fit", answer: "Answer") -> str:
         first = f"TIGHT on {card}: the tensors fit, the holes between them only as torch gives them back"
     else:
         first = f"FITS {card}: {_gib(fit.headroom_bytes)} GiB to spare"
+        if estimate.high_bytes - estimate.peak_bytes > fit.headroom_bytes:
+            first += ", but not at the upper end of the band"
     lines = [first, *(_reach(reach, most) for reach in fit.reaches if reach.longest_row)]
     if len(lines) == 1:
         return f"{first}\nNo row is short enough. {_other_cards(estimate)}"

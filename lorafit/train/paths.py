@@ -10,14 +10,14 @@ from transformers import PreTrainedModel
 from lorafit.errors import ModelError
 from lorafit.model.adapt import base_of
 from lorafit.model.classify import is_classifier
-from lorafit.model.fast_linear import DORA_OF_INT8, slow_linears
+from lorafit.model.fast_linear import slow_linears
 from lorafit.model.head_loss import frozen_head
 from lorafit.plan.layers import ModelShape
 from lorafit.plan.shapes import shape_from_config
 from lorafit.plan.unpacked import why_packed
-from lorafit.recipe.adapters import Dora, Full
+from lorafit.recipe.adapters import Full
 from lorafit.recipe.optimizers import OPTIMIZERS
-from lorafit.recipe.quantization import Bits4, Int8
+from lorafit.recipe.quantization import Bits4
 from lorafit.recipe.schema import Recipe
 from lorafit.report.finding import Finding, Status
 from lorafit.train.optimizer import paging_notice
@@ -121,8 +121,7 @@ def way_by_shape(
     """Foresee the way from the model's config.json."""
     shape = _known_shape(config)
     head = TRAINED if isinstance(recipe.adapter, Full) else _head_by_shape(shape)
-    slow = isinstance(recipe.adapter, Dora) and isinstance(recipe.quantization, Int8)
-    adapter = None if isinstance(recipe.adapter, Full) else DORA_OF_INT8 if slow else ""
+    adapter = None if isinstance(recipe.adapter, Full) else ""
     return Way(recipe, device, dtype, sizes, _scores(shape), None if classes else head, adapter)
 
 

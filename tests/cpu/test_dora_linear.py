@@ -4,11 +4,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from peft.tuners.lora.bnb import Linear8bitLt
 
 from lorafit.model.dora_linear import row_norms, row_squares
-from lorafit.model.fast_linear import DORA_OF_INT8, slow_linears
-from tests.cpu.test_lora_linear import Two, adapted, fast_copy, kept
+from lorafit.model.fast_linear import slow_linears, take_fast_linears
+from lorafit.model.lora_linear import frozen_weight
+from tests.cpu.test_lora_linear import Two, adapted, assert_close, fast_copy, gradients, kept
 
 
 @pytest.mark.parametrize("base", ["plain", "nf4"])
@@ -36,8 +36,28 @@ def test_dora_without_a_gradient_builds_no_weight_either(monkeypatch: pytest.Mon
         torch.testing.assert_close(fast(x), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_dora_of_a_base_in_8_bits_stays_with_peft() -> None:
-    slow = adapted(Two("plain", 16, 24, True), use_dora=True)
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_a_base_in_8_bits_computes_as_what_it_unpacks_to(dropout: float) -> None:
+    packed = adapted(Two("int8", 64, 24, True), use_dora=True, lora_dropout=dropout)
+    plain = adapted(Two("plain", 64, 24, True), use_dora=True, lora_dropout=dropout)
+    trained = {name: value for name, value in packed.state_dict().items() if "lora_" in name}
+    plain.load_state_dict(trained, strict=False)
     for name in ("first", "second"):
-        getattr(slow.base_model.model, name).__class__ = Linear8bitLt
-    assert list(slow_linears(slow)) == [DORA_OF_INT8]
+        theirs, ours = (getattr(model.base_model.model, name).base_layer for model in (packed, plain))
+        ours.weight.data, ours.bias = frozen_weight(theirs, torch.float32), theirs.bias
+    take_fast_linears(packed)
+    assert not slow_linears(packed)
+    x = torch.randn(5, 64)
+    assert_close(gradients(packed, x), gradients(plain, x), 1e-5)
+
+
+def test_an_update_that_takes_the_weight_away_leaves_a_number() -> None:
+    weight = torch.randn(8, 1) @ torch.randn(1, 8)
+    u, s, v = torch.linalg.svd(weight)
+    for left in (0.1, 1e-3, 1e-5, 0.0):
+        a, b = v[:1], -(1 - left) * u[:, :1] * s[:1]
+        norms = row_norms(weight, row_squares(weight), a, b, 1.0)
+        assert norms.isfinite().all()
+        assert (norms > 0).all()
+        if left == 0.1:
+            torch.testing.assert_close(norms, (weight + b @ a).norm(dim=1), rtol=1e-4, atol=0)

@@ -97,21 +97,21 @@ def gradients(model: nn.Module, x: torch.Tensor, *, recomputed: bool = False, ha
     return [out.detach(), after, x.grad, *found]
 
 
-def assert_near(found: list[torch.Tensor], apart: list[float], exact: list[torch.Tensor]) -> None:
-    """In 16 bits: as near to float32 as 1e-2, or, where terms cancel, twice as far `apart` as PEFT comes."""
+def assert_near(found: list[torch.Tensor], apart: list[float], exact: list[torch.Tensor], loose: float) -> None:
+    """As near to float32 as `loose` is, or, where terms cancel, twice as far `apart` as PEFT comes."""
     for ours, far, true in zip(found, apart, exact, strict=True):
-        assert (ours - true).norm() <= 2 * far + 1e-2 * true.norm()
+        assert (ours - true).norm() <= 2 * far + loose * true.norm()
 
 
-def blurred(model: nn.Module, x: torch.Tensor) -> list[float]:
-    """How far PEFT in 16 bits comes off float32 when x and the weights move by what bfloat16 rounds away."""
+def blurred(model: nn.Module, x: torch.Tensor, *, half: bool) -> list[float]:
+    """How far PEFT comes off its float32 when x and the weights move by what the dtype of its products rounds away."""
     exact, apart = gradients(model, x), [0.0] * 99
     for seed in range(8):
         near = copy.deepcopy(model)
         torch.manual_seed(seed)
         for value in (x_near := x.clone(), *(p.data for p in near.parameters() if p.is_floating_point())):
-            value.mul_(1 + 2.0**-8 * (2 * torch.rand_like(value) - 1))
-        moved = gradients(near, x_near, half=True)
+            value.mul_(1 + (2.0**-8 if half else 2.0**-23) * (2 * torch.rand_like(value) - 1))
+        moved = gradients(near, x_near, half=half)
         apart = [max(far, float((a - b).norm())) for far, a, b in zip(apart, moved, exact, strict=False)]
     return apart
 
@@ -157,10 +157,13 @@ def test_gradients_are_those_of_peft(
     x = torch.randn(*shape, width)
     found, wanted = (gradients(each, x, recomputed=recomputed, half=half) for each in (fast, slow))
     assert torch.equal(found[1], wanted[1])
-    if half:
-        assert_near(found, blurred(slow, x), gradients(slow, x))
-    else:
-        assert_close(found, wanted, 1e-5)
+    assert half or all(ours.dtype == theirs.dtype for ours, theirs in zip(found, wanted, strict=True))
+    assert_near(found, blurred(slow, x, half=half), gradients(slow, x), 1e-2 if half else 1e-5)
+
+
+def test_one_token_whose_terms_cancel_in_float32() -> None:
+    compare: Any = test_gradients_are_those_of_peft.hypothesis.inner_test  # type: ignore[attr-defined]
+    compare("transposed", [1, 1, 1], 24, 64, 1, 0.5, False, False, False, False, False)
 
 
 def test_one_token_whose_terms_cancel_under_dropout_in_16_bits() -> None:
@@ -259,7 +262,7 @@ def test_whole_models_on_packed_rows(kind: str, half: bool, recomputed: bool, do
 
     if half:
         peft, exact = step(False), step(False, half=False)
-        assert_near(step(True), [float((a - b).norm()) for a, b in zip(peft, exact, strict=True)], exact)
+        assert_near(step(True), [float((a - b).norm()) for a, b in zip(peft, exact, strict=True)], exact, 1e-2)
     else:
         assert_close(step(True), step(False), 1e-5)
 
