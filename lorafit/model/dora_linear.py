@@ -65,10 +65,11 @@ class _DoraLinear(torch.autograd.Function):
         whole = torch.mm(rows, weight.t())
         if out is not None:
             out.sub_(whole, alpha=ctx.more)
-        narrow = torch.mm(rows, a.to(x.dtype).t())
-        whole.addmm_(narrow, b.to(x.dtype).t(), alpha=scale)
-        norms = row_norms(weight, squares, a.to(x.dtype), b.to(x.dtype), scale)
-        del rows, weight
+        cast_a, cast_b = a.to(x.dtype), b.to(x.dtype)
+        narrow = torch.mm(rows, cast_a.t())
+        whole.addmm_(narrow, cast_b.t(), alpha=scale)
+        norms = row_norms(weight, squares, cast_a, cast_b, scale)
+        del rows, weight, cast_a, cast_b
         ctx.keeps_output = out is None and bias is None
         scaled = (whole if ctx.keeps_output else whole.clone()).mul_(magnitude / norms * ctx.more)
         out = scaled if out is None else out.add_(scaled)

@@ -95,10 +95,8 @@ class Products(Operations):
 
     def lean_dora(self, x: Tensor, linear: Linear, symbol: str) -> Tensor:
         """lorafit's DoRA linear: keeps its output too, or what it is made of where it has a bias or dropout."""
-        low, norms = (
-            self.tape.temporary("rank", self.size),
-            self.tape.temporary(CONSTANT, linear.out_features * FLOAT32),
-        )
+        low = self.tape.temporary("rank", self.size)
+        norms = self.tape.temporary(CONSTANT, linear.out_features * FLOAT32)
         packed = 0 if self.setting.packed == "no" else self.unpacked(linear)
         dropped = self._with_zeros(x)
         apart = bool(dropped) or linear.bias
@@ -168,8 +166,11 @@ class Products(Operations):
 
     def adapter_gradient(self, linear: Linear) -> WeightGradient | None:
         """What A and B get."""
-        values = self.tape.widths["rank"] * (linear.in_features + linear.out_features)
-        return self.weight_gradient(values, self.setting.gradient_bytes)
+        return self.weight_gradient(self.adapter_values(linear), self.setting.gradient_bytes)
+
+    def adapter_values(self, linear: Linear) -> int:
+        """Count those of A and B."""
+        return self.tape.widths["rank"] * (linear.in_features + linear.out_features)
 
     def low_rank(self, x: Tensor, linear: Linear, symbol: str) -> Tensor:
         """B A x."""
@@ -205,8 +206,7 @@ class Products(Operations):
 
     def adapter_copies(self, linear: Linear) -> Tensor:
         """Autocast's copies of A and B."""
-        values = self.tape.widths["rank"] * (linear.in_features + linear.out_features)
-        return self.tape.temporary(CONSTANT, values * self.size if self.setting.copies else 0)
+        return self.tape.temporary(CONSTANT, self.adapter_values(linear) * self.size if self.setting.copies else 0)
 
     def built(self, linear: Linear, wanted: int) -> list[Tensor]:
         """B A in so many bytes, of a float32 identity matrix; its products keep what they read."""
