@@ -14,3 +14,13 @@ def why_whole(recipe: Recipe) -> str | None:
     if isinstance(recipe.quantization, Int8):
         return "int8 weights carry their scales beside them, and cannot be split"
     return None
+
+
+def why_unsplit(recipe: Recipe, processes: int) -> str | None:
+    """Say why `training.sharding: full` splits nothing among so many processes; None where it splits, or need not.
+
+    What a run and an estimate both say, and neither refuses: the same recipe is for one process and for several.
+    """
+    if recipe.training.sharding != "full" or processes > 1:
+        return None
+    return "training.sharding: full needs several processes (--gpus N): this one holds the whole base"

@@ -26,6 +26,7 @@ from lorafit.recipe.adapters import Full
 from lorafit.recipe.optimizers import OPTIMIZERS
 from lorafit.recipe.resolved import recipe_hash
 from lorafit.recipe.schema import Recipe
+from lorafit.recipe.sharding import why_unsplit
 from lorafit.report.finding import as_lines
 from lorafit.report.machine import accelerators
 from lorafit.report.progress import reporting, say
@@ -141,7 +142,8 @@ def dry_run(recipe: Recipe, world_size: int) -> dict[str, object]:
     plan = make_plan(
         recipe.training, len(data.train_packs), world_size, sizes.micro_batch_size, sizes.recomputed_layers
     )
-    say(f"{data_text(data)}\n{plan_text(plan, sizes)}")
+    said = [data_text(data), *filter(None, [why_unsplit(recipe, world_size)]), plan_text(plan, sizes)]
+    say("\n".join(said))
     estimated = {"estimated_peak_bytes": sizes.estimated_peak_bytes}
     return {"plan": plan.as_json() | estimated, "data": data.report.as_json()}
 
@@ -201,8 +203,8 @@ def _describe(
     record: Record, recipe: Recipe, base: Base, attached: Attached, plan: Plan, sizes: Sizes, classes: int
 ) -> None:
     """Say what is about to happen, before it does."""
-    if recipe.training.sharding == "full" and plan.world_size == 1:
-        record.say("training.sharding: full needs several processes (--gpus N): this one holds the whole base")
+    if unsplit := why_unsplit(recipe, plan.world_size):
+        record.say(unsplit)
     total = attached.model_parameters
     counts = leaf_counts(attached.targets)
     targets = ", ".join(f"{leaf} x{count}" for leaf, count in counts.items()) or "every weight"

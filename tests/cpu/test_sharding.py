@@ -23,7 +23,7 @@ from lorafit.recipe.schema import ModelSpec
 from lorafit.rundir.layout import RunFolder
 from lorafit.train.ranks import Ranks
 from lorafit.train.sizes import choose_sizes
-from lorafit.train.start import start
+from lorafit.train.start import look_ahead, start
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
@@ -173,6 +173,15 @@ def test_weights_are_mapped_from_their_file(tiny_model: Path, wanted: torch.dtyp
     mapped = [range(*(int(end, 16) for end in line[0].split("-"))) for line in lines]
     for name, parameter in model.named_parameters():
         assert any(parameter.data_ptr() in place for place in mapped), name
+
+
+def test_one_process_is_told_that_it_holds_the_whole_base(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded = write_recipe(tmp_path, tiny_model, training__sharding="full")
+    for processes in (1, 2):
+        look_ahead(loaded, processes)
+        assert ("needs several processes (--gpus N)" in capsys.readouterr().err) is (processes == 1)
 
 
 def test_stopped_in_two_processes_it_goes_on_in_one(tiny_model: Path, tmp_path: Path) -> None:

@@ -104,7 +104,18 @@ def test_auto_splits_what_does_not_fit_whole() -> None:
     assert not answer(None, gpus=2, gpu="48GB", **asked).question.sharded
     assert not answer(None, gpus=2, gpu="40GB", sharding="none", **asked).question.sharded
     assert answer(None, gpus=2, gpu=None, sharding="full", **asked).question.sharded
-    assert not answer(None, gpus=1, gpu=None, sharding="full", **asked).question.sharded
+
+
+def test_one_process_has_nobody_to_split_with_and_says_so() -> None:
+    asked = {"model": "8b", "method": "qlora", "gpu": None, **OPTIONS}
+    alone = answer(None, gpus=1, sharding="full", **asked)
+    assert not alone.question.sharded
+    assert any("needs several processes (--gpus N)" in said for said in alone.warnings)
+    assert "Warning: training.sharding: full needs several" in alone.as_text()
+    by_override = answer(None, gpus=1, overrides=["training.sharding=full"], **asked)
+    assert by_override.warnings == alone.warnings == alone.as_json()["warnings"]
+    for gpus, sharding in ((1, "none"), (1, None), (2, "full")):
+        assert answer(None, gpus=gpus, sharding=sharding, **asked).warnings == []
 
 
 def test_splitting_is_advised_where_it_can_be_done() -> None:

@@ -1,0 +1,81 @@
+"""What an answer of `estimate-vram` takes for granted, and what its user should be warned of."""
+
+from collections.abc import Mapping
+
+from lorafit.plan.autos import rows_of_process
+from lorafit.plan.base_config import beyond_positions
+from lorafit.plan.cards import Card
+from lorafit.plan.memory import LARGEST_PASS_TOKENS
+from lorafit.plan.question import MemoryQuestion
+from lorafit.plan.recompute import in_words
+from lorafit.plan.stack import NEWEST, Stack
+from lorafit.plan.unpacked import ROOM_SHARE
+from lorafit.recipe.quantization import Unquantized
+from lorafit.recipe.schema import Recipe
+from lorafit.recipe.sharding import why_unsplit
+
+
+def warnings(recipe: Recipe, question: MemoryQuestion, config: Mapping[str, object]) -> list[str]:
+    """What was asked for and goes another way than its user may think."""
+    said = [beyond_positions(question.max_length, config), why_unsplit(recipe, question.gpus)]
+    return [each for each in said if each]
+
+
+def assumptions(recipe: Recipe, question: MemoryQuestion, card: Card | None) -> list[str]:
+    """What the answer takes for granted."""
+    length = question.max_length
+    said = [f"every row is full ({length:,} tokens) and the loss counts every token, the most a step can hold"]
+    if question.classes:
+        said = [f"every row is full ({length:,} tokens); a head of {question.classes:,} classes reads its last token"]
+    if recipe.model.dtype == "auto":
+        reason = "a card that computes in it" if card is None or card.bfloat16 else f"{card.name} has no bfloat16"
+        said.append(f"base weights in {question.dtype}: {reason}")
+    if recipe.training.gradient_checkpointing == "auto":
+        choice = in_words(question.recomputed, len(question.shape.layers), offloaded=question.offloaded)
+        why = (
+            ", the fewest that fit" if question.recomputed_layers else "" if question.recomputed else ", since they fit"
+        )
+        said.append(f"gradient_checkpointing auto: {choice}{why}")
+    if recipe.training.micro_batch_size == "auto":
+        said.append(f"micro_batch_size auto is {question.micro_batch_size}: {_why_so_many(recipe, question, card)}")
+    if question.unpacked_layers:
+        layers = f"{question.unpacked_layers} of {len(question.shape.layers)} layers"
+        said.append(
+            f"keep_unpacked auto: {layers} stay unpacked, as many as {ROOM_SHARE:.0%} of the card hold, for less time"
+        )
+    if question.stack:
+        said += _assumed_of(question, question.stack)
+    if question.gpus > recipe.training.global_batch_size and not question.stack:
+        rows = recipe.training.global_batch_size
+        said.append(f"of {question.gpus:,} GPUs all but {rows:,} idle: training.global_batch_size is {rows:,}")
+    if question.gpus > 1:
+        holds = "a part of the base, and gathers a layer while it is used" if question.sharded else "the whole model"
+        said.append(
+            f"each of {question.gpus} GPUs holds {holds}; gradients are added up between them, and NCCL's own buffers "
+            "(some hundred MiB) come on top"
+        )
+    return [*said, *question.shape.notes]
+
+
+def _assumed_of(question: MemoryQuestion, stack: Stack) -> list[str]:
+    """What plain transformers does, where it is not as lorafit does it."""
+    updates = "in place" if stack.fused_optimizer else "over lists of tensors"
+    products = "with bf16 autocast" if stack.amp else "without autocast"
+    adapters = "the base's 16 bits" if stack.narrow_adapters else "float32"
+    logits = "all logits at once" if stack.loss == "full" else "logits a chunk at a time"
+    cache = ", use_cache left on" if stack.cache else ""
+    said = [f"{stack.name}: the Trainer {products}, adapters in {adapters}, {logits}, AdamW {updates}{cache}"]
+    if stack.version[:2] > NEWEST:
+        said.append(f"{stack.name} does as transformers@{NEWEST[0]}.{NEWEST[1]}, the newest that was read")
+    if not isinstance(question.quantization, Unquantized):
+        kept = {"none": "nothing", "norms": "the norms", "all": "norms, embedding and head"}[stack.upcast]
+        said.append(f"before training {kept} turned to float32 (--upcast {stack.upcast}; PEFT's own default is all)")
+    return said
+
+
+def _why_so_many(recipe: Recipe, question: MemoryQuestion, card: Card | None) -> str:
+    if card is None:
+        return "name a card with --gpu for as many as fit"
+    rows = rows_of_process(recipe, question.gpus)
+    among = f"among the divisors of the {rows:,} rows of a step, and up to {LARGEST_PASS_TOKENS:,} tokens a pass"
+    return f"the most that fit {among}"
