@@ -34,6 +34,7 @@ class Merged:
     replaced: Replaced  # by the name that the layer's weight is stored under
     trained_dtype: torch.dtype
     dtype: torch.dtype
+    dtype_reason: str  # why this one, where nobody named one; "" where it was named
     expected: Expected
     tokenizer: PreTrainedTokenizerBase
     parameters: int
@@ -97,14 +98,14 @@ def assemble(root: Path, recipe: Recipe, base: Path, dtype_name: DtypeName | Non
     base_of(model).set_attn_implementation("eager")  # the one that every model has on the host
     parameters = sum(parameter.numel() for parameter in model.parameters())
     table = table_of(model)
-    dtype = _pick_dtype(recipe, table.weight.dtype, dtype_name)
+    dtype, reason = _pick_dtype(recipe, table.weight.dtype, dtype_name)
     rows = probe_rows(recipe, loaded.tokenizer, vocabulary=table.num_embeddings)
     folded, expected = fold_and_expect(model, rows, dtype)
     stored = Weights.of(base)
     if loaded.labels:
-        return _classifier(stored, loaded, {**unpacked, **folded}, dtype, expected, table.weight.dtype)
+        return _classifier(stored, loaded, {**unpacked, **folded}, dtype, reason, expected, table.weight.dtype)
     replaced = by_stored_name({**unpacked, **folded}, stored, base_of(model).base_model_prefix)
-    return Merged(stored, replaced, table.weight.dtype, dtype, expected, loaded.tokenizer, parameters)
+    return Merged(stored, replaced, table.weight.dtype, dtype, reason, expected, loaded.tokenizer, parameters)
 
 
 def _classifier(
@@ -112,6 +113,7 @@ def _classifier(
     loaded: Loaded,
     layers: Mapping[str, FoldedLinear | nn.Linear],
     dtype: torch.dtype,
+    dtype_reason: str,
     expected: Expected,
     trained_dtype: torch.dtype,
 ) -> Merged:
@@ -123,6 +125,7 @@ def _classifier(
         replaced=by_stored_name(layers, kept, base.base_model_prefix),
         trained_dtype=trained_dtype,
         dtype=dtype,
+        dtype_reason=dtype_reason,
         expected=expected,
         tokenizer=loaded.tokenizer,
         parameters=sum(parameter.numel() for parameter in loaded.model.parameters()),
@@ -149,11 +152,16 @@ def without_output_head(stored: Weights, base: PreTrainedModel) -> tuple[Weights
     return stored, {heads[0]: name} if heads else {}
 
 
-def _pick_dtype(recipe: Recipe, trained: torch.dtype, named: DtypeName | None) -> torch.dtype:
+def _pick_dtype(recipe: Recipe, trained: torch.dtype, named: DtypeName | None) -> tuple[torch.dtype, str]:
+    """Give the dtype to write, and why it is that one where nobody named it."""
     if named is not None:
-        chosen: torch.dtype = getattr(torch, named)
-        return chosen
-    return trained if isinstance(recipe.quantization, Unquantized) else torch.bfloat16
+        return getattr(torch, named), ""
+    if isinstance(recipe.quantization, Unquantized):
+        dtype, reason = trained, "what the run trained in"
+    else:
+        dtype, reason = torch.bfloat16, f"the default after training on a base in {recipe.quantization.kind}"
+    wider = "" if dtype == torch.float32 else "; --dtype float32 rounds nothing away, in twice the bytes"
+    return dtype, f"{reason}{wider}"
 
 
 def by_stored_name(layers: Mapping[str, FoldedLinear | nn.Linear], stored: Weights, prefix: str) -> Replaced:

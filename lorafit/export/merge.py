@@ -32,6 +32,7 @@ class MergeResult:
     tensors_merged: int
     tensors_expected: int
     dtype: str
+    dtype_reason: str  # why this one, where --dtype did not say; else ""
     max_logit_difference: float
     rounding_loss: float | None  # share of the adapter's effect that the cast took; None after full fine-tuning
     sha256: str  # of the weight files one after the other, as `cat *.safetensors | sha256sum` gives it
@@ -43,9 +44,10 @@ class MergeResult:
     def as_text(self) -> str:
         """Give the result to a person."""
         lost = "" if self.rounding_loss is None else f", {self.rounding_loss:.2%} of what the adapter does"
+        reason = f" ({self.dtype_reason})" if self.dtype_reason else ""
         return (
-            f"wrote {self.out}: {self.dtype}, {self.tensors_merged} of {self.tensors_expected} "
-            "trained tensors in it\n"
+            f"wrote {self.out}: {self.tensors_merged} of {self.tensors_expected} trained tensors in it\n"
+            f"dtype: {self.dtype}{reason}\n"
             f"read back and compared: logits differ by {self.max_logit_difference:.2g} at most{lost}\n"
             f"next: lorafit generate {self.out} --prompt TEXT"
         )
@@ -82,6 +84,7 @@ def _write(merged: Merged, recipe: Recipe, base: Path, out: Path) -> MergeResult
         tensors_merged=writing.tensors_merged,
         tensors_expected=len(writing.trained),
         dtype=merged.dtype_name,
+        dtype_reason=merged.dtype_reason,
         max_logit_difference=writing.proof.max_logit_difference,
         rounding_loss=writing.proof.rounding_loss,
         sha256=_hash_together(weights),

@@ -117,7 +117,9 @@ def test_a_cast_rounds_every_weight_once(adapter: str, dtype: Any, tmp_path: Pat
 
 def test_a_bfloat16_run_merges_to_bfloat16_by_default(tmp_path: Path, base: Path) -> None:
     run = toy_run(tmp_path / "run", base, model={"path": str(base), "dtype": "bfloat16"})
-    assert merge(run, tmp_path / "out").dtype == "bfloat16"
+    by_default = merge(run, tmp_path / "out")
+    assert by_default.dtype == "bfloat16"
+    assert "dtype: bfloat16 (what the run trained in; --dtype float32" in by_default.as_text()
     # float32 keeps the base as training saw it: rounded to bfloat16
     merge(run, tmp_path / "wide", dtype="float32")
     table = "model.embed_tokens.weight"
@@ -135,6 +137,8 @@ def test_a_quantised_base_is_merged_as_it_was_trained_on(kind: str, adapter: str
     result = merge(run, tmp_path / "out")
     exact = merge(run, tmp_path / "exact", dtype="float32")
     assert (result.dtype, exact.dtype) == ("bfloat16", "float32")
+    assert f"dtype: bfloat16 (the default after training on a base in {kind}; --dtype float32" in result.as_text()
+    assert "dtype: float32\n" in exact.as_text()
     assert exact.max_logit_difference < 1e-5 < result.max_logit_difference < 0.2
 
     merged = loaded(tmp_path / "exact")
