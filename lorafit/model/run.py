@@ -24,6 +24,7 @@ from lorafit.recipe.resolved import recipe_from_resolved
 from lorafit.recipe.schema import ModelSpec, Recipe
 from lorafit.rundir.layout import RunFolder
 from lorafit.rundir.manifest import ACCOUNT, day_begun, read_manifest
+from lorafit.rundir.state import read_standing
 from lorafit.rundir.store import verify_folder
 
 
@@ -43,12 +44,9 @@ def result_folder(run: RunFolder, recipe: Recipe) -> Path:
     """Give the folder that holds what the run made, whole and unchanged. ModelError when it has not finished."""
     folder = run.model if isinstance(recipe.adapter, Full) else run.adapter
     if not folder.is_dir():
-        raise ModelError(
-            f"{run.root} holds no finished adapter: the run has not ended",
-            where=str(run.root),
-            fix="finish it: lorafit train RECIPE --resume",
-            code="E4-UNFINISHED",
-        )
+        standing = read_standing(run)
+        what = f"holds no finished adapter: the run {standing.what}"
+        raise ModelError(what, where=str(run.root), fix=standing.fix, code="E4-UNFINISHED")
     verify_folder(folder)
     return folder
 

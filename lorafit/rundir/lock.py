@@ -1,21 +1,18 @@
 """One run folder, one writer: a lock that ends with the process that holds it, so that none is ever stale."""
 
 import fcntl
-import json
 import os
-import socket
 import time
 from contextlib import suppress
-from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 
 from lorafit.errors import RunInUse, StorageError
 from lorafit.rundir.disk import storage_faults
+from lorafit.rundir.holder import Holder, read_holder, this_process
 from lorafit.rundir.layout import RunFolder
 from lorafit.rundir.store import Store
 
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _MOVES_SURVIVED = 10  # times in a row that the folder may be moved aside while its lock is taken
 _held: set[int] = set()  # descriptors of this process
 
@@ -39,6 +36,7 @@ class RunLock:
     def __init__(self, folder: RunFolder, *, shared: bool = False) -> None:
         self.folder = folder
         self.shared = shared
+        self.left_by: Holder | None = None  # who held it last and did not let go: it was killed, or is elsewhere
         self._descriptor: int | None = None
 
     def acquire(self) -> "RunLock":
@@ -102,49 +100,31 @@ class RunLock:
             raise
         _held.add(descriptor)
         if not self.shared:
-            _sign(descriptor)
+            self.left_by = read_holder(self.folder.lock)
+            this_process().sign(descriptor)
         return descriptor
 
     def _refusal(self) -> RunInUse:
-        holder = _holder(self.folder.lock)
         fix = "wait until it ends, or choose another folder with --out"
-        return RunInUse(f"is in use {holder}", where=str(self.folder.root), fix=fix, code="E9-LOCKED")
+        return RunInUse(
+            f"is in use {_in_use(self.folder.lock)}", where=str(self.folder.root), fix=fix, code="E9-LOCKED"
+        )
 
 
-def _sign(descriptor: int) -> None:
-    """Say who holds the lock; a full disk must not stop us, for the lock itself holds."""
-    started = datetime.now().astimezone().isoformat(timespec="seconds")
-    who = {"host": socket.gethostname(), "pid": os.getpid(), "boot_id": _boot_id(), "started": started}
-    with suppress(OSError):
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(who).encode() + b"\n", 0)
+def is_written(folder: RunFolder) -> bool:
+    """Tell whether a process has the run open for writing."""
+    try:
+        RunLock(folder, shared=True).acquire().release()
+    except RunInUse:
+        return True
+    return False
 
 
-def _holder(path: Path) -> str:
+def _in_use(path: Path) -> str:
     """Describe who signed the file; it may have locked it a moment ago and be about to sign."""
     for _ in range(10):
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            who = json.loads(path.read_bytes())
-            if _may_live(who):
-                return f"by pid {who['pid']} on host {who['host']} since {who['started']}"
+        holder = read_holder(path)
+        if holder is not None and holder.fate != "gone":  # one that was killed, and whose run is now only being read
+            return f"by {holder}"
         time.sleep(0.02)
     return "by another lorafit command that reads it (eval, merge or generate)"
-
-
-def _may_live(who: dict[str, object]) -> bool:
-    """Tell a holder from one that was killed and whose run is now only being read."""
-    if who["host"] != socket.gethostname():
-        return True
-    try:
-        os.kill(int(str(who["pid"])), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return who["boot_id"] == _boot_id()
-
-
-def _boot_id() -> str:
-    with suppress(OSError):
-        return _BOOT_ID.read_text().strip()
-    return ""

@@ -12,8 +12,10 @@ from uuid import uuid4
 
 from lorafit.errors import LorafitError, ResumeRefused, RunInUse, Stopped, StorageError
 from lorafit.rundir import checkpoints, journal, resume
+from lorafit.rundir.holder import read_holder
 from lorafit.rundir.layout import RunFolder
-from lorafit.rundir.lock import RunLock
+from lorafit.rundir.lock import RunLock, is_written
+from lorafit.rundir.standing import Standing, stands
 from lorafit.rundir.store import Commit, Store, is_leftover
 
 Status = Literal["created", "running", "stopped", "failed", "finished"]
@@ -60,6 +62,12 @@ def read_state(folder: RunFolder) -> RunState:
             code="E7-DAMAGED",
         )
     return state
+
+
+def read_standing(folder: RunFolder) -> Standing:
+    """Tell how a run stands that another process may be at. StorageError if run.json is not what lorafit wrote."""
+    state = read_state(folder)
+    return stands(folder, state.status, state.step, read_holder(folder.lock), locked=is_written(folder))
 
 
 @dataclass
@@ -159,7 +167,8 @@ def _let_go(run: Run) -> None:
 def _open_used(run: Run, recipe_text: bytes, resolved_json: str, mode: Mode) -> None:
     if mode == "new":
         held = read_state(run.folder)
-        what = f"holds a run that is {held.status} at step {held.step}"
+        standing = stands(run.folder, held.status, held.step, run.lock.left_by, locked=False)
+        what = f"holds a run that {standing.what}"
         fix = "add --resume to continue it, or --fresh to start anew"
         raise RunInUse(what, where=str(run.folder.root), fix=fix, code="E9-USED")
     if mode == "fresh":

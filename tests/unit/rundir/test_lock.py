@@ -10,12 +10,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lorafit.errors import RunInUse, StorageError
 from lorafit.rundir import lock as lock_module
+from lorafit.rundir.holder import read_holder, this_process
 from lorafit.rundir.layout import RunFolder
 from lorafit.rundir.lock import RunLock
 
@@ -118,6 +121,34 @@ def test_a_killed_holder_holds_nothing(tmp_path: Path, how: str) -> None:
         assert json.loads((tmp_path / "run/run.lock").read_text())["pid"] == process.pid  # stale, and no matter
         with RunLock(RunFolder(tmp_path / "run")):
             assert json.loads((tmp_path / "run/run.lock").read_text())["pid"] == os.getpid()
+
+
+@pytest.mark.parametrize(
+    ("change", "fate"),
+    [
+        ({}, "lives"),
+        ({"process_started": None}, "lives"),  # signed by an older lorafit
+        ({"process_started": 1}, "gone"),  # the id was given to another process since
+        ({"boot_id": "of before"}, "gone"),
+        ({"pid": 2**31 - 1}, "gone"),
+        ({"host": "gpu3"}, "unknown"),
+    ],
+    ids=str,
+)
+def test_a_process_is_known_by_its_id_its_start_and_its_machine(change: dict[str, Any], fate: str) -> None:
+    assert replace(this_process(), **change).fate == fate
+
+
+def test_every_process_has_a_start_of_its_own(tmp_path: Path) -> None:
+    with holder(tmp_path / "run") as (process, _):
+        signed = read_holder(tmp_path / "run/run.lock")
+        assert signed is not None
+        assert (signed.pid, signed.fate) == (process.pid, "lives")
+        assert signed.process_started is not None
+        assert signed.process_started > (this_process().process_started or 0)  # this one was there before
+        process.kill()
+        process.wait()
+        assert signed.fate == "gone"
 
 
 LEAVE = """

@@ -137,7 +137,8 @@ def test_a_used_folder_is_refused(tmp_path: Path, left: str) -> None:
     with pytest.raises(RunInUse) as caught:
         begin(tmp_path / "run")
     assert str(caught.value).endswith(
-        "run: holds a run that is running at step 7; add --resume to continue it, or --fresh to start anew  [E9-USED]"
+        "run: holds a run that stopped without a word (killed?) at step 7; "
+        "add --resume to continue it, or --fresh to start anew  [E9-USED]"
     )
     assert snapshot(tmp_path) == before
     RunLock(run.folder).acquire().release()
