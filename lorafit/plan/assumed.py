@@ -1,13 +1,12 @@
 """What an answer of `estimate-vram` takes for granted, and what its user should be warned of."""
 
-from collections.abc import Mapping
-
 from lorafit.plan.autos import rows_of_process
-from lorafit.plan.base_config import beyond_positions
+from lorafit.plan.base_config import beyond_positions, counted_unquantised
 from lorafit.plan.cards import Card
 from lorafit.plan.memory import LARGEST_PASS_TOKENS
 from lorafit.plan.question import MemoryQuestion
 from lorafit.plan.recompute import in_words
+from lorafit.plan.shapes import NamedShape
 from lorafit.plan.stack import NEWEST, Stack
 from lorafit.plan.unpacked import ROOM_SHARE
 from lorafit.recipe.quantization import Unquantized
@@ -15,9 +14,13 @@ from lorafit.recipe.schema import Recipe
 from lorafit.recipe.sharding import why_unsplit
 
 
-def warnings(recipe: Recipe, question: MemoryQuestion, config: Mapping[str, object]) -> list[str]:
+def warnings(recipe: Recipe, question: MemoryQuestion, found: NamedShape) -> list[str]:
     """What was asked for and goes another way than its user may think."""
-    said = [beyond_positions(question.max_length, config), why_unsplit(recipe, question.gpus)]
+    said = [
+        counted_unquantised(found.taken_as, found.stored),
+        beyond_positions(question.max_length, found.config),
+        why_unsplit(recipe, question.gpus),
+    ]
     return [each for each in said if each]
 
 

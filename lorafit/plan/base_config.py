@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
+from typing import NoReturn
 
 from lorafit.errors import ModelError
 from lorafit.plan.families import FAMILIES
@@ -56,13 +57,28 @@ def stored_as(config: Mapping[str, object]) -> str | None:
 def refuse_stored_quantised(config: Mapping[str, object], where: str) -> None:
     """Raise ModelError for a checkpoint of quantised weights: lorafit quantises a base itself, and counts on it."""
     if stored := stored_as(config):
-        raise ModelError(
-            f"the weights of this checkpoint are quantised already ({stored}), and lorafit quantises a base itself",
-            where=where,
-            fix="give the checkpoint in 16 bits that it was made from, and quantization.kind: nf4 (--method qlora) to "
-            "hold it in 4 bits",
-            code="E4-QUANTIZED",
-        )
+        refuse_stored_as(stored, where)
+
+
+def refuse_stored_as(stored: str, where: str) -> NoReturn:
+    """Raise ModelError for weights that are stored in this way."""
+    raise ModelError(
+        f"the weights of this checkpoint are quantised already ({stored}), and lorafit quantises a base itself",
+        where=where,
+        fix="give the checkpoint in 16 bits that it was made from, and quantization.kind: nf4 (--method qlora) to "
+        "hold it in 4 bits",
+        code="E4-QUANTIZED",
+    )
+
+
+def counted_unquantised(name: str, stored: str) -> str:
+    """Say that weights published quantised are counted as what they were made from; "" where they are not."""
+    if not stored:
+        return ""
+    return (
+        f"{name} is published with its weights in {stored}, and `train` refuses a checkpoint that is quantised already "
+        "(E4-QUANTIZED): counted is a copy of it in 16 bits"
+    )
 
 
 def _is_count(value: object) -> bool:

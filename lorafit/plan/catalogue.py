@@ -1,7 +1,8 @@
 """The catalogue of open models: hub ids with the part of their `config.json` that makes the shape.
 
 The file is in order of renown: where a name fits several models (`70b`, `mistral-7b`), the first of them is taken and
-the answer names the others. `max_position_embeddings` stands where litgpt gives it too, as published:
+the answer names the others. `stored` is `quant_method` of `quantization_config` in the published config.json, where the
+weights come quantised. `max_position_embeddings` stands where litgpt gives it too, as published:
 https://github.com/Lightning-AI/litgpt/blob/0006c973aa7d6ace293e2a5fedaf1f8f804f960c/litgpt/config.py
 """
 
@@ -33,6 +34,7 @@ class Entry:
     hub_id: str
     config: dict[str, object]
     unconfirmed: bool = False
+    stored: str = ""  # how the published weights are quantised; "" where they are not
 
     @property
     def words(self) -> list[str]:
@@ -52,7 +54,7 @@ class Match:
 def entries() -> tuple[Entry, ...]:
     """Read the catalogue, best known first."""
     rows = json.loads(Path(__file__).with_name("catalogue.json").read_text(encoding="utf-8"))
-    return tuple(Entry(row["id"], row["config"], row.get("unconfirmed", False)) for row in rows)
+    return tuple(Entry(row["id"], row["config"], row.get("unconfirmed", False), row.get("stored", "")) for row in rows)
 
 
 def find(name: str, values_of: Callable[[Entry], int]) -> Match:

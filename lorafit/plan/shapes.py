@@ -23,6 +23,7 @@ class NamedShape:
     taken_as: str
     alternatives: list[str]
     config: Mapping[str, object]
+    stored: str = ""  # how the weights that are published under the name are quantised, where the catalogue says so
 
 
 def shape_by_name(name: str) -> NamedShape:
@@ -36,7 +37,7 @@ def shape_by_name(name: str) -> NamedShape:
     if match.entry.unconfirmed:
         doubt = f"the sizes of {match.entry.hub_id} in the catalogue come from one source only"
         shape = replace(shape, notes=(*shape.notes, doubt))
-    return NamedShape(shape, match.entry.hub_id, list(match.alternatives), match.entry.config)
+    return NamedShape(shape, match.entry.hub_id, list(match.alternatives), match.entry.config, match.entry.stored)
 
 
 def shape_from_config(config: Mapping[str, object], name: str) -> ModelShape:

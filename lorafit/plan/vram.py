@@ -190,7 +190,7 @@ def answer(
         estimate=result,
         fit=_fit(asked, question, result, card) if card else None,
         advice=advise(question),
-        warnings=warnings(asked, question, found.config),
+        warnings=warnings(asked, question, found),
         assumptions=[*assumptions(asked, question, card), f"the band {around.said}"],
         work=work(question, card, tokens, price_per_hour),
         outside=outside(question, result, asked.training.keep_checkpoints),

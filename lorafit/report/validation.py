@@ -7,7 +7,7 @@ from pathlib import Path
 from lorafit.data.rows import check_rows, local_files, sources
 from lorafit.errors import DataError, Fault, LorafitError, MachineError, ModelError
 from lorafit.model.find import find_local
-from lorafit.plan.base_config import beyond_positions, refuse_stored_quantised
+from lorafit.plan.base_config import beyond_positions, refuse_stored_as, refuse_stored_quantised
 from lorafit.plan.find_shape import find_shape
 from lorafit.plan.shapes import NamedShape
 from lorafit.plan.targets import leaf_counts, match_targets
@@ -58,6 +58,8 @@ def _check_model(recipe: Recipe, notes: list[str]) -> None:
     if found is None:
         return
     refuse_stored_quantised(found.config, "model.path")
+    if found.stored and found.taken_as.lower() == recipe.model.path.lower():
+        refuse_stored_as(found.stored, "model.path")
     if beyond := beyond_positions(recipe.data.max_length, found.config):
         notes.append(f"warning: {beyond}")
     shape = found.shape

@@ -7,11 +7,12 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _START_FIELD = 22  # of /proc/PID/stat: clock ticks from the machine's start to the process's (man 5 proc)
 
+_PID_END = 2**31  # of any system
 Fate = Literal["lives", "gone", "unknown"]
 
 
@@ -54,10 +55,12 @@ def this_process() -> Holder:
 
 def read_holder(path: Path) -> Holder | None:
     """Read who signed a lock file; None where nobody did: who lets go of a lock wipes the file."""
-    with suppress(OSError, ValueError, TypeError, RecursionError):
-        said = json.loads(path.read_bytes())
-        holder = Holder(**said)
-        return holder if isinstance(holder.pid, int) and 0 < holder.pid < 2**31 else None
+    with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
+        said: dict[str, Any] = json.loads(path.read_bytes())
+        pid, ticks = said["pid"], said.get("process_started")
+        if isinstance(pid, int) and 0 < pid < _PID_END:
+            known = ticks if isinstance(ticks, int) else None
+            return Holder(str(said["host"]), pid, str(said["boot_id"]), str(said["started"]), known)
     return None
 
 

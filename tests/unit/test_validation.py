@@ -60,3 +60,4 @@ def test_a_base_of_quantised_weights_is_refused(tmp_path: Path) -> None:
     config = json.loads((assets.folder("builtin:tiny") / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "awq"}}))
     assert any("quantised already (awq)" in line for line in faults(f"model.path={tmp_path}"))
+    assert any("quantised already (mxfp4)" in line for line in faults("model.path=openai/gpt-oss-20b"))

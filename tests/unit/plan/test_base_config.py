@@ -67,6 +67,19 @@ def test_a_checkpoint_of_quantised_weights_is_no_base(block: object, name: str |
         answer(None, model=str(tmp_path), gpus=1, gpu=None, **asked)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("name", "stored"),
+    [("gpt-oss-20b", "mxfp4"), ("gpt-oss-120b", "mxfp4"), ("deepseek-v3", "fp8"), ("deepseek-r1", "fp8"),
+     ("kimi-k2", "fp8"), ("minimax-m2", "fp8"), ("8b", ""), ("deepseek-v2", "")],
+)  # fmt: skip
+def test_an_estimate_says_what_is_published_quantised(name: str, stored: str) -> None:
+    asked = {"method": None, "rank": None, "target_modules": None, "max_length": None, "micro_batch_size": None}
+    found = answer(None, model=name, gpus=1, gpu=None, **asked)  # type: ignore[arg-type]
+    said = f"is published with its weights in {stored}, and `train` refuses"
+    assert [said in warning for warning in found.warnings] == ([True] if stored else [])
+    assert ("counted is a copy of it in 16 bits" in found.as_text()) is bool(stored)
+
+
 def test_an_estimate_warns_of_rows_beyond_the_positions(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(LLAMA))
     asked = {"method": None, "rank": None, "target_modules": None, "micro_batch_size": None, "gpus": 1}

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +137,14 @@ def test_a_killed_holder_holds_nothing(tmp_path: Path, how: str) -> None:
 )
 def test_a_process_is_known_by_its_id_its_start_and_its_machine(change: dict[str, Any], fate: str) -> None:
     assert replace(this_process(), **change).fate == fate
+
+
+@pytest.mark.parametrize("change", [{"pid": -1}, {"pid": 2**70}, {"pid": "1"}, {"pid": None}], ids=str)
+def test_a_signature_that_is_none_names_nobody(tmp_path: Path, change: dict[str, Any]) -> None:
+    (tmp_path / "signed").write_text(json.dumps(asdict(this_process())))
+    assert read_holder(tmp_path / "signed") == this_process()
+    (tmp_path / "signed").write_text(json.dumps(asdict(this_process()) | change))
+    assert read_holder(tmp_path / "signed") is None
 
 
 def test_every_process_has_a_start_of_its_own(tmp_path: Path) -> None:
