@@ -19,6 +19,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("lorafit needs Python 3.11 or newer; name one: make env PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m compileall -q lorafit # as an installation that is not editable does: commands start sooner
 	@touch $@
 
 quickstart: export HF_HUB_OFFLINE := 1

@@ -1,6 +1,6 @@
 """What would save memory, what else would fit: each answer is an estimate of its own, with one thing changed."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from lorafit.plan.memory import estimate
@@ -13,6 +13,8 @@ from lorafit.recipe.quantization import Bits4, Int8, Nf4, Unquantized
 LEAST_SAVED_BYTES = 2**20
 LONGEST_ROW = 2**22  # no recipe asks for more tokens in a row
 ROW_STEP = 256
+LOOKS_ALONG_LINES = 8
+FARTHEST = 8  # times the last count, where no line shows how far
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def _reach(question: MemoryQuestion, capacity_bytes: int) -> Reach:
         + (", the base split" if question.sharded else ""),
         most_rows=most_rows(question, capacity_bytes),
         longest_row=length,
-        host_bytes=estimate(longest).host_bytes if length else 0,
+        host_bytes=estimate(longest).host_bytes if length and question.offloaded else 0,
     )
 
 
@@ -80,31 +82,34 @@ def advise(question: MemoryQuestion) -> list[Advice]:
 def longest_row(question: MemoryQuestion, capacity_bytes: int) -> int:
     """Give the longest row, one per pass and in steps of 256 tokens, that fits; 0 when none does."""
 
-    def fits(steps: int) -> bool:
-        asked = replace(question, max_length=steps * ROW_STEP, micro_batch_size=1)
-        return estimate(asked).on_card_bytes <= capacity_bytes
+    def bytes_of(steps: int) -> int:
+        return estimate(replace(question, max_length=steps * ROW_STEP, micro_batch_size=1)).on_card_bytes
 
-    low, high = 0, 1
-    while high * ROW_STEP < LONGEST_ROW and fits(high):
-        low, high = high, high * 2
-    while high - low > max(1, low // 64):  # to within 2 %
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low * ROW_STEP
+    return ROW_STEP * largest_count(bytes_of, capacity_bytes, LONGEST_ROW // ROW_STEP)
 
 
 def most_rows(question: MemoryQuestion, capacity_bytes: int) -> int:
     """Give the most rows per pass that fit at this row length; 0 when not even one does."""
-    low, high = 0, 1
-    while high < 2**16 and estimate(replace(question, micro_batch_size=high)).on_card_bytes <= capacity_bytes:
-        low, high = high, high * 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        if estimate(replace(question, micro_batch_size=middle)).on_card_bytes <= capacity_bytes:
-            low = middle
-        else:
-            high = middle
-    return low
+    return largest_count(
+        lambda rows: estimate(replace(question, micro_batch_size=rows)).on_card_bytes, capacity_bytes, 2**16
+    )
+
+
+def largest_count(bytes_of: Callable[[int], int], capacity_bytes: int, limit: int) -> int:
+    """Give the largest count up to `limit` whose bytes fit; 0 when not even one does.
+
+    Bytes grow with the count, nearly as a line, so each look but the first few is where the line through the last two
+    meets the capacity; what is left after LOOKS_ALONG_LINES is halved.
+    """
+    fits, fails, at, before, looks = 0, limit + 1, 1, (0, 0), 0
+    while fits + 1 < fails:
+        size, looks = bytes_of(at), looks + 1
+        fits, fails = (at, fails) if size <= capacity_bytes else (fits, at)
+        grows = (size - before[1]) / (at - before[0]) if looks > 1 else 0
+        along = at + int((capacity_bytes - size) // grows) if grows > 0 else FARTHEST * at
+        guess = along if looks < LOOKS_ALONG_LINES else (fits + fails) // 2
+        at, before = max(fits + 1, min(guess, fails - 1)), (at, size)
+    return fits
 
 
 def _changes(question: MemoryQuestion) -> Iterator[tuple[str, MemoryQuestion]]:

@@ -47,11 +47,11 @@ def default_recipe(model: str, method: str | None, overrides: Sequence[str] = ()
         model=ModelSpec(path=model),
         quantization=Nf4(keep_unpacked="none") if lean else Unquantized(),
         data=DataSpec.model_construct(train=[Source.model_construct(path="rows")]),
-        training=TrainingSpec(
+        training=TrainingSpec.model_construct(
             micro_batch_size=1,
             gradient_checkpointing="full",
             optimizer="paged_adamw_8bit" if lean else "adamw",
-            global_batch_size=1 if plain else TrainingSpec().global_batch_size,
+            **({"global_batch_size": 1} if plain else {}),
         ),
     )
     return _overridden(recipe, overrides) if overrides else recipe

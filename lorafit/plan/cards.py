@@ -28,6 +28,7 @@ class Card:
     capacity_bytes: int
     bfloat16: bool = True  # cards before Ampere do not compute in it
     tflops: float | None = None  # dense products in bfloat16 by the maker's data sheet, in 10^12 a second
+    gigabytes_per_second: float = 0  # of its memory, by the same sheet; known wherever the speed of products is
 
 
 @cache
@@ -39,9 +40,10 @@ def cards() -> dict[str, Card]:
 
 
 def _card(row: dict[str, str]) -> Card:
-    speed = row["bfloat16_tflops"]
+    speed, memory_speed = row["bfloat16_tflops"], row["gigabytes_per_second"]
     capacity = int(float(row["usable_gib"]) * GIB)
-    return Card(row["name"], capacity, row["bfloat16"] == "yes", float(speed) if speed else None)
+    known = float(speed) if speed else None
+    return Card(row["name"], capacity, row["bfloat16"] == "yes", known, float(memory_speed or 0))
 
 
 def find_card(text: str) -> Card:

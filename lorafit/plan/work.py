@@ -1,4 +1,4 @@
-"""How long a run takes: operations by the shapes, and the share of a card's peak that programs reach."""
+"""How long a run takes: operations and bytes by the shapes, and the share of a card's speed that programs reach."""
 
 import math
 from dataclasses import dataclass
@@ -6,10 +6,17 @@ from dataclasses import dataclass
 from lorafit.errors import RecipeError
 from lorafit.plan.cards import Card
 from lorafit.plan.question import MemoryQuestion
+from lorafit.recipe.adapters import Dora
+from lorafit.recipe.quantization import Int8, Unquantized
 
-# Of the data sheet's peak, counting what is computed: plain transformers + PEFT reach 21 to 25 %, the best published
-# LoRA run on one card 42 %.
-LOW_SHARE, HIGH_SHARE = 0.21, 0.42
+# Of the data sheet's peak, counting what is computed, recomputation included: plain transformers + PEFT reach 21 to
+# 25 %, the best published LoRA runs 43 % on an H100 (NeMo), 59 % on an A100 (torchtune), 61 % on two RTX 4090
+# (fsdp_qlora).
+LOW_SHARE, HIGH_SHARE = 0.21, 0.6
+# Of the data sheet's bandwidth, as weights are unpacked: in torchtune's README an 8B model at two rows of 2,048 on a
+# RTX 4090 trains 3,083 tokens a second in LoRA and 2,413 in QLoRA, which are 0.37 s a pass for 53 GB, 14 %; a kernel of
+# one launch comes near a copy's 80 %.
+LOW_BANDWIDTH_SHARE, HIGH_BANDWIDTH_SHARE = 0.14, 0.8
 HOUR_SECONDS = 3600
 
 
@@ -19,6 +26,8 @@ class Work:
 
     flops_per_token: int
     recomputed_flops_per_token: int  # of these, what recomputation adds
+    moved_bytes: int  # weights that a pass reads and writes beside its products, whatever its tokens
+    pass_tokens: int
     card: Card | None
     gpus: int
     tokens: int | None
@@ -29,8 +38,11 @@ class Work:
         """Slowest and fastest; None without a card of known speed."""
         if self.card is None or self.card.tflops is None:
             return None
-        peak = self.card.tflops * 1e12 * self.gpus / self.flops_per_token
-        return LOW_SHARE * peak, HIGH_SHARE * peak
+        computing = self.flops_per_token / (self.card.tflops * 1e12)
+        moving = self.moved_bytes / self.pass_tokens / (self.card.gigabytes_per_second * 1e9)
+        slow = computing / LOW_SHARE + moving / LOW_BANDWIDTH_SHARE
+        fast = computing / HIGH_SHARE + moving / HIGH_BANDWIDTH_SHARE
+        return self.gpus / slow, self.gpus / fast
 
     @property
     def hours(self) -> tuple[float, float] | None:
@@ -52,6 +64,7 @@ class Work:
         return {
             "flops_per_token": self.flops_per_token,
             "recomputed_flops_per_token": self.recomputed_flops_per_token,
+            "moved_bytes_per_pass": self.moved_bytes,
             "tokens_per_second": _range(self.tokens_per_second),
             "hours": _range(self.hours),
             "cost": _range(self.cost),
@@ -62,11 +75,15 @@ class Work:
         lines = [f"Work: {self.flops_per_token / 1e9:,.3g} GFLOP a token"]
         if self.recomputed_flops_per_token:
             lines[0] += f", {self.recomputed_flops_per_token / self.flops_per_token:.0%} of it recomputation"
+        if self.moved_bytes:
+            moved = f"{self.moved_bytes / 1e9:,.3g} GB of weights read and written beside the products"
+            lines[0] += f"; {moved} in each pass of {self.pass_tokens:,} tokens"
         if self.tokens_per_second:
             low, high = self.tokens_per_second
-            lines.append(
-                f"Speed: {low:,.0f} to {high:,.0f} tokens a second ({LOW_SHARE:.0%} to {HIGH_SHARE:.0%} of its peak)"
-            )
+            shares = f"{LOW_SHARE:.0%} to {HIGH_SHARE:.0%} of its peak"
+            if self.moved_bytes:
+                shares += f", {LOW_BANDWIDTH_SHARE:.0%} to {HIGH_BANDWIDTH_SHARE:.0%} of its memory's speed"
+            lines.append(f"Speed: {low:,.0f} to {high:,.0f} tokens a second ({shares})")
         if self.hours:
             lines.append(f"Time: {self.hours[0]:.1f} to {self.hours[1]:.1f} hours")
         if self.cost:
@@ -101,13 +118,23 @@ def work(question: MemoryQuestion, card: Card | None, tokens: int | None, price_
             fix="give a number: --price-per-hour 2.5",
             code="E2-USAGE",
         )
-    again = _recomputed(question) * question.recomputed // len(question.shape.layers)
-    return Work(_flops(question) + again, again, card, question.gpus, tokens, price_per_hour)
+    share = question.recomputed / len(question.shape.layers)
+    again = round(share * _recomputed(question))
+    return Work(
+        flops_per_token=_flops(question) + again,
+        recomputed_flops_per_token=again,
+        moved_bytes=round((2 + share) * _unpacked_bytes(question) + (1 + share) * _normed_bytes(question)),
+        pass_tokens=question.tokens,
+        card=card,
+        gpus=question.gpus,
+        tokens=tokens,
+        price_per_hour=price_per_hour,
+    )
 
 
 def _flops(question: MemoryQuestion) -> int:
     """4 N + 6 A + 6 s h L: forward and backward; with all weights trained their own gradients come on top."""
-    weights = _body_weights(question) + _head_weights(question)
+    weights = _body_weights(question) + _head_weights(question) + _dropped_weights(question)
     each = 6 if question.is_full else 4
     trained = _adapter_weights(question) + _class_weights(question)
     return each * weights + 6 * trained + 3 * _attention(question)
@@ -115,7 +142,32 @@ def _flops(question: MemoryQuestion) -> int:
 
 def _recomputed(question: MemoryQuestion) -> int:
     """The forward of all layers once more, without the head."""
-    return 2 * _body_weights(question) + 2 * _adapter_weights(question) + _attention(question)
+    weights = _body_weights(question) + _dropped_weights(question)
+    return 2 * weights + 2 * _adapter_weights(question) + _attention(question)
+
+
+def _unpacked_bytes(question: MemoryQuestion) -> int:
+    """Read and written where all quantised weights are unpacked once, as each forward and backward does."""
+    if isinstance(question.quantization, Unquantized):
+        return 0
+    packed = 1 if isinstance(question.quantization, Int8) else 1 / 2 + 1 / 64
+    share = 1 - question.unpacked_layers / len(question.shape.layers)
+    return round(share * question.shape.linear_parameters * (packed + question.compute_bytes))
+
+
+def _normed_bytes(question: MemoryQuestion) -> int:
+    """DoRA goes over the weights that it adapts once more in each forward, for the norms of their rows."""
+    return question.compute_bytes * _target_weights(question) if isinstance(question.adapter, Dora) else 0
+
+
+def _dropped_weights(question: MemoryQuestion) -> int:
+    """Weights that DoRA multiplies twice: by its input, and by what dropout leaves of it."""
+    adapter = question.adapter
+    return _target_weights(question) if isinstance(adapter, Dora) and adapter.dropout else 0
+
+
+def _target_weights(question: MemoryQuestion) -> int:
+    return sum(linear.in_features * linear.out_features for linear in question.targets)
 
 
 def _body_weights(question: MemoryQuestion) -> int:

@@ -1,6 +1,11 @@
 """The base of every block of a recipe: frozen, strict, and closed to unknown keys."""
 
+import os
+
 from pydantic import BaseModel, ConfigDict
+
+# a recipe has no plugins, and looking for them reads what every installed package says of itself
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")
 
 
 class Spec(BaseModel):
