@@ -51,7 +51,7 @@ def default_recipe(model: str, method: str | None, overrides: Sequence[str] = ()
             micro_batch_size=1,
             gradient_checkpointing="full",
             optimizer="paged_adamw_8bit" if lean else "adamw",
-            **({"global_batch_size": 1} if plain else {}),
+            global_batch_size=1 if plain else TrainingSpec.model_construct().global_batch_size,
         ),
     )
     return _overridden(recipe, overrides) if overrides else recipe
