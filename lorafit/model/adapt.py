@@ -16,11 +16,10 @@ from transformers.pytorch_utils import Conv1D
 
 from lorafit.errors import Fault, ModelError, first_line
 from lorafit.model.classify import HEAD, is_classifier, write_config
+from lorafit.model.init_from import CONFIG, WEIGHTS, read_settings, unlike
 from lorafit.plan.targets import match_targets
 from lorafit.recipe.adapters import Adapter, Full
-
-WEIGHTS = "adapter_model.safetensors"
-CONFIG = "adapter_config.json"
+from lorafit.recipe.adapters.low_rank import LowRank
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ def attach(model: PreTrainedModel, adapter: Adapter, base_name: str, seed: int) 
     adapted = cast("PeftModel", get_peft_model(model, config))
     adapted.peft_config["default"].base_model_name_or_path = base_name  # not the folder it was found in
     if adapter.init_from is not None:
-        _continue_from(adapted, Path(adapter.init_from).expanduser())
+        _continue_from(adapted, adapter, Path(adapter.init_from).expanduser())
     return Attached(cast("PreTrainedModel", adapted), targets)
 
 
@@ -115,24 +114,10 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     return cast("PreTrainedModel", adapted.eval())
 
 
-def _continue_from(model: PeftModel, folder: Path) -> None:
+def _continue_from(model: PeftModel, adapter: LowRank, folder: Path) -> None:
     """Start from another adapter's weights; its shape must be what the recipe says."""
-    found = read_adapter_config(folder)
-    wanted = model.peft_config["default"]
-    keys = ("peft_type", "r", "lora_alpha", "use_rslora", "use_dora")
-    differing = [k for k in keys if getattr(found, k, None) != getattr(wanted, k)]
-    if differing:
-        raise ModelError(
-            [
-                Fault(
-                    f"the adapter at {folder} has {k} {getattr(found, k, None)}, the recipe says {getattr(wanted, k)}",
-                    "adapter.init_from",
-                    "make the recipe agree with the adapter",
-                    "E4-INIT-FROM",
-                )
-                for k in differing
-            ]
-        )
+    if faults := unlike(folder, read_settings(folder), adapter):
+        raise ModelError(faults)
     _fill(model, folder)
 
 

@@ -1,12 +1,14 @@
 """What can be said of a recipe without loading weights: what is wrong, and every setting that will be used."""
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from lorafit.data.rows import check_rows, local_files, sources
 from lorafit.errors import DataError, Fault, LorafitError, MachineError, ModelError
 from lorafit.model.find import find_local
+from lorafit.model.init_from import start_faults
 from lorafit.plan.base_config import beyond_positions, refuse_stored_as, refuse_stored_quantised
 from lorafit.plan.find_shape import find_shape
 from lorafit.plan.shapes import NamedShape
@@ -16,6 +18,8 @@ from lorafit.recipe.adapters import Full
 from lorafit.recipe.load import LoadedRecipe
 from lorafit.recipe.resolved import canonical_json
 from lorafit.recipe.schema import Recipe
+
+Look = Callable[[Recipe, list[str]], None]
 
 
 @dataclass
@@ -41,16 +45,26 @@ def check(loaded: LoadedRecipe) -> Validation:
     Raises the error with the lowest exit code, with the faults of all kinds.
     """
     result = Validation(loaded)
+    _look((_check_model, _check_adapter, _check_template, _check_trackers, _check_data), loaded.recipe, result.notes)
+    return result
+
+
+def check_settings(recipe: Recipe) -> None:
+    """Look at what a run needs beside model and rows, before either is touched: all faults at once, as `check`."""
+    _look((_check_adapter, _check_template, _check_trackers), recipe, [])
+
+
+def _look(looks: Sequence[Look], recipe: Recipe, notes: list[str]) -> None:
+    """Take every look, then raise the error with the lowest exit code, with the faults of all kinds."""
     wrong: list[LorafitError] = []
-    for look in (_check_model, _check_adapter, _check_template, _check_trackers, _check_data):
+    for look in looks:
         try:
-            look(loaded.recipe, result.notes)
+            look(recipe, notes)
         except LorafitError as error:
             wrong.append(error)
     if wrong:
         first = min(wrong, key=lambda error: error.exit_code)
         raise type(first)([fault for error in wrong for fault in error.faults])
-    return result
 
 
 def _check_model(recipe: Recipe, notes: list[str]) -> None:
@@ -94,14 +108,8 @@ def _check_template(recipe: Recipe, notes: list[str]) -> None:
 
 
 def _check_adapter(recipe: Recipe, notes: list[str]) -> None:
-    start = None if isinstance(recipe.adapter, Full) else recipe.adapter.init_from
-    if start is not None and not (Path(start) / "adapter_config.json").is_file():
-        raise ModelError(
-            f"no adapter at {start!r}",
-            where="adapter.init_from",
-            fix="give the folder that holds adapter_config.json, such as runs/NAME/adapter",
-            code="E4-ADAPTER",
-        )
+    if faults := start_faults(recipe):
+        raise ModelError(faults)
 
 
 def _check_trackers(recipe: Recipe, notes: list[str]) -> None:

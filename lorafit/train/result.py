@@ -12,7 +12,8 @@ from transformers import PreTrainedTokenizerBase
 
 from lorafit.data.prepare import PreparedData
 from lorafit.errors import NumericalError, StorageError
-from lorafit.model.adapt import WEIGHTS, Attached, save_adapter
+from lorafit.model.adapt import Attached, save_adapter
+from lorafit.model.init_from import WEIGHTS
 from lorafit.recipe.adapters import Full
 from lorafit.recipe.resolved import recipe_hash
 from lorafit.recipe.schema import Recipe

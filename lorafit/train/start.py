@@ -8,6 +8,7 @@ from lorafit.model.quiet import quiet_libraries
 from lorafit.recipe.load import LoadedRecipe
 from lorafit.recipe.resolved import canonical_json, recipe_hash
 from lorafit.report.progress import say
+from lorafit.report.validation import check_settings
 from lorafit.rundir.layout import RunFolder
 from lorafit.rundir.result import read_result
 from lorafit.rundir.state import Mode, Run, open_run
@@ -23,6 +24,7 @@ def start(loaded: LoadedRecipe, root: Path, mode: Mode) -> dict[str, object]:
             return _already_finished(folder)
         for note in run.notes if run else ():
             say(note)
+        check_settings(loaded.recipe)
         quiet_libraries()
         expand_segments()
         from lorafit.train.run import train
@@ -33,6 +35,7 @@ def start(loaded: LoadedRecipe, root: Path, mode: Mode) -> dict[str, object]:
 
 def look_ahead(loaded: LoadedRecipe, world_size: int) -> dict[str, object]:
     """Say what `start` would do; write nothing."""
+    check_settings(loaded.recipe)
     quiet_libraries()
     from lorafit.train.run import dry_run
 

@@ -33,7 +33,7 @@ from lorafit.recipe.load import LoadedRecipe
 from lorafit.rundir.layout import RunFolder
 from lorafit.rundir.state import Mode
 from lorafit.train import run as training
-from lorafit.train.start import start
+from lorafit.train.start import look_ahead, start
 
 LONG = {"training__max_steps": 32, "training__save_every": 4, "training__schedule": "linear"}
 
@@ -124,11 +124,22 @@ def test_init_from_goes_on_where_the_other_adapter_ended(tiny_model: Path, tmp_p
     assert losses[1][0] == pytest.approx(losses[0][-1], abs=1e-6)
 
 
-def test_init_from_another_rank_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+def test_another_adapter_to_begin_with_is_refused_before_the_data_are_read(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     start(write_recipe(tmp_path, tiny_model), tmp_path / "first", "new")
-    second = write_recipe(tmp_path, tiny_model, adapter__init_from=str(tmp_path / "first" / "adapter"), adapter__rank=8)
-    with pytest.raises(ModelError, match="has r 4, the recipe says 8"):
-        start(second, tmp_path / "second", "new")
+    first = str(tmp_path / "first" / "adapter")
+    monkeypatch.setattr(training, "read_together", None)
+    changes = {"adapter__init_from": first, "adapter__rank": 8, "adapter__target_modules": ["q_proj", "up_proj"]}
+    second = write_recipe(tmp_path, tiny_model, **changes, data__chat_template=str(tmp_path / "none.jinja"))
+    for begin in (lambda: start(second, tmp_path / "second", "new"), lambda: look_ahead(second, 1)):
+        with pytest.raises(ModelError) as caught:
+            begin()
+        said = [fault.what for fault in caught.value.faults]
+        assert said[0] == f"the adapter at {first} has r 4, the recipe says 8"
+        assert "up_proj, v_proj, the recipe's on q_proj, up_proj" in said[1]
+        assert "none.jinja" in said[2]
+        assert len(said) == 3
 
 
 def test_early_stopping_keeps_the_best_step(tiny_model: Path, tmp_path: Path) -> None:

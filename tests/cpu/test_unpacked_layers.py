@@ -15,8 +15,9 @@ from test_step import stops_at
 from toys import randomise, save_toy, toy_gpt2, toy_llama, toy_qwen2
 from transformers import PreTrainedModel
 
-from lorafit.model.adapt import WEIGHTS, attach
+from lorafit.model.adapt import attach
 from lorafit.model.fast_linear import take_fast_linears
+from lorafit.model.init_from import WEIGHTS
 from lorafit.model.load import load_base
 from lorafit.model.unpacked import Unpacked, keep_unpacked
 from lorafit.recipe.adapters import Dora, Lora

@@ -45,7 +45,7 @@ class LowRank(Spec):
         default=None,
         min_length=1,
         max_length=4096,
-        description="Folder of an existing PEFT adapter to continue from; its rank must agree.",
+        description="Folder of an existing PEFT adapter to continue from; kind, rank, alpha and layers must agree.",
     )
 
     @property
