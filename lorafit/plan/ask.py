@@ -92,10 +92,10 @@ def with_options(
     sizes = {name: value for name, value in options.items() if value is not None}
     asked = recipe.model_copy(
         update={
-            "adapter": _changed(adapter, changes),
+            "adapter": _changed("adapter", adapter, changes),
             "quantization": quantization,
-            "data": _changed(recipe.data, {} if max_length is None else {"max_length": max_length}),
-            "training": _changed(recipe.training, sizes),
+            "data": _changed("data", recipe.data, {} if max_length is None else {"max_length": max_length}),
+            "training": _changed("training", recipe.training, sizes),
         }
     )
     if sharding == "full" and (reason := why_whole(asked)):
@@ -116,23 +116,31 @@ def check_overrides(overrides: Sequence[str], options: Mapping[str, object]) -> 
         raise RecipeError(faults)
 
 
-def _changed(block: BlockOfRecipe, changes: Mapping[str, object]) -> BlockOfRecipe:
-    """Put values into a block, under the same rules as in a recipe. Raises RecipeError."""
+def _changed(key: str, block: BlockOfRecipe, changes: Mapping[str, object]) -> BlockOfRecipe:
+    """Put values into the block of a key, under the same rules as in a recipe. Raises RecipeError."""
     if not changes:
         return block
+    asked = {**block.model_dump(), **changes}
     try:
-        return type(block).model_validate({**block.model_dump(), **changes})
-    except ValidationError as error:
-        faults = [
-            Fault(
-                each["msg"],
-                f"--{each['loc'][0]}".replace("_", "-"),
-                fix="lorafit estimate-vram --help tells what it takes",
-                code="E2-USAGE",
-            )
-            for each in error.errors()
-        ]
-        raise RecipeError(faults) from None
+        return type(block).model_validate(asked)
+    except ValidationError:
+        raise RecipeError(_refused(key, asked)) from None
+
+
+def _refused(key: str, block: Mapping[str, object]) -> list[Fault]:
+    """Give the faults of a block in the words that a recipe has for them, by the options that set them."""
+    from lorafit.recipe.judge import judge  # only here, for the words take a while to load
+
+    recipe = {"version": 1, "model": {"path": "-"}, "data": {"train": [{"path": "-"}]}} | {key: block}
+    return [
+        Fault(
+            one.what,
+            f"--{one.path[1]}".replace("_", "-"),
+            fix=one.fix or "lorafit estimate-vram --help tells what it takes",
+            code="E2-USAGE",
+        )
+        for one in judge(recipe).problems
+    ]
 
 
 def _method(method: str | None, adapter: Adapter, quantization: Quantization) -> tuple[Adapter, Quantization]:
@@ -155,8 +163,12 @@ def _method(method: str | None, adapter: Adapter, quantization: Quantization) ->
 
 
 def _targets(text: str) -> TargetModules:
-    """`all-linear`, `attention`, `mlp`, or names joined by commas."""
-    return _KEYWORDS.get(text) or [name.strip() for name in text.split(",") if name.strip()]
+    """`all-linear`, `attention`, `mlp`, or names joined by commas. RecipeError where there is none."""
+    targets = _KEYWORDS.get(text) or [name.strip() for name in text.split(",") if name.strip()]
+    if not targets:
+        fix = "give all-linear, attention, mlp, or names of layers joined by commas, such as q_proj,v_proj"
+        raise RecipeError("it names no layer", where="--target-modules", fix=fix, code="E2-USAGE")
+    return targets
 
 
 def ask(

@@ -114,16 +114,19 @@ def test_auto_is_one_recomputed_row_without_a_card_and_what_fits_with_one() -> N
         ({}, "no model"),
         ({"model": "8b", "method": "qlor"}, "did you mean qlora"),
         ({"model": "8b", "method": "full", "rank": 8}, "no rank"),
-        ({"model": "8b", "rank": 5000}, "--rank: .*4096"),
-        ({"model": "8b", "max_length": 7}, "--max-length"),
-        ({"model": "8b", "target_modules": ","}, "--target-modules"),
+        ({"model": "8b", "rank": 5000}, "--rank: expected .*4096., got 5000; lorafit estimate-vram --help"),
+        ({"model": "8b", "max_length": 7}, "--max-length: expected .*, got 7; "),
+        ({"model": "8b", "target_modules": ""}, "--target-modules: it names no layer; give all-linear, attention, mlp"),
+        ({"model": "8b", "target_modules": ","}, "--target-modules: it names no layer; give"),
+        ({"model": "8b", "target_modules": "q" * 201}, "--target-modules: expected text of 1 to 200 characters, got"),
         ({"model": "8b", "target_modules": "q_prj"}, "did you mean 'q_proj'"),
         ({"model": "8b", "gpu": "rtx-409"}, "rtx-4090"),
     ],
 )
 def test_faults_of_the_command_line(options: dict[str, object], message: str) -> None:
-    with pytest.raises(RecipeError, match=message):
+    with pytest.raises(RecipeError, match=message) as caught:
         ask(**options)
+    assert len(caught.value.faults) == 1
 
 
 def test_an_unknown_model_is_a_fault_of_the_model() -> None:
