@@ -12,7 +12,8 @@ from lorafit.recipe.quantization import Bits4, Int8, Nf4, Unquantized
 
 LEAST_SAVED_BYTES = 2**20
 LONGEST_ROW = 2**22  # no recipe asks for more tokens in a row
-ROW_STEP = 256
+ROW_STEP = 256  # tokens, by which the longest row is looked for
+SHORT_ROW_STEP = 8  # where not even one of those fits: no recipe asks for fewer tokens
 LOOKS_ALONG_LINES = 8
 FARTHEST = 8  # times the last count, where no line shows how far
 
@@ -80,12 +81,15 @@ def advise(question: MemoryQuestion) -> list[Advice]:
 
 
 def longest_row(question: MemoryQuestion, capacity_bytes: int) -> int:
-    """Give the longest row, one per pass and in steps of 256 tokens, that fits; 0 when none does."""
+    """Give the longest row, one per pass and in steps of 256 tokens (below that of 8), that fits; 0 when none does."""
 
-    def bytes_of(steps: int) -> int:
-        return estimate(replace(question, max_length=steps * ROW_STEP, micro_batch_size=1)).on_card_bytes
+    def longest(step: int, end: int) -> int:
+        def bytes_of(steps: int) -> int:
+            return estimate(replace(question, max_length=steps * step, micro_batch_size=1)).on_card_bytes
 
-    return ROW_STEP * largest_count(bytes_of, capacity_bytes, LONGEST_ROW // ROW_STEP)
+        return step * largest_count(bytes_of, capacity_bytes, end // step)
+
+    return longest(ROW_STEP, LONGEST_ROW) or longest(SHORT_ROW_STEP, ROW_STEP - 1)
 
 
 def most_rows(question: MemoryQuestion, capacity_bytes: int) -> int:

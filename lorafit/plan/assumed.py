@@ -1,5 +1,6 @@
 """What an answer of `estimate-vram` takes for granted, and what its user should be warned of."""
 
+from lorafit.plan.advice import ROW_STEP, SHORT_ROW_STEP
 from lorafit.plan.autos import rows_of_process
 from lorafit.plan.base_config import beyond_positions, counted_unquantised
 from lorafit.plan.cards import Card
@@ -41,6 +42,8 @@ def assumptions(recipe: Recipe, question: MemoryQuestion, card: Card | None) -> 
         said.append(f"gradient_checkpointing auto: {choice}{why}")
     if recipe.training.micro_batch_size == "auto":
         said.append(f"micro_batch_size auto is {question.micro_batch_size}: {_why_so_many(recipe, question, card)}")
+    if card is not None:
+        said.append(f"the longest row is looked for in steps of {ROW_STEP} tokens, below that of {SHORT_ROW_STEP}")
     if question.unpacked_layers:
         layers = f"{question.unpacked_layers} of {len(question.shape.layers)} layers"
         said.append(

@@ -156,7 +156,22 @@ def test_longest_row_and_most_rows_are_on_the_edge() -> None:
     assert estimate(replace(found.question, micro_batch_size=rows)).on_card_bytes <= capacity
     assert estimate(replace(found.question, micro_batch_size=rows + 1)).on_card_bytes > capacity
     assert estimate(replace(found.question, max_length=length)).on_card_bytes <= capacity
-    assert estimate(replace(found.question, max_length=int(length * 1.03) + 256)).on_card_bytes > capacity
+    assert estimate(replace(found.question, max_length=length + 256)).on_card_bytes > capacity
+    assert length % 256 == 0
+    assert "Assumed: the longest row is looked for in steps of 256 tokens, below that of 8" in found.as_text()
+    assert "steps of 256" not in ask(model="8b", method="qlora").as_text()
+
+
+def test_a_row_that_is_shorter_than_a_step_is_found_too() -> None:
+    question = ask(model="8b", method="full").question
+    sizes = {
+        length: estimate(replace(question, max_length=length, micro_batch_size=1)).on_card_bytes
+        for length in (8, 128, 136, 256)
+    }
+    assert sizes[8] < sizes[128] < sizes[136] < sizes[256]
+    assert longest_row(question, sizes[136] - 1) == 128
+    assert longest_row(question, sizes[8]) == 8
+    assert longest_row(question, sizes[8] - 1) == 0
 
 
 @pytest.mark.parametrize("gpu", ["12GB", "24GB"])
