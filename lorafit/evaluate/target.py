@@ -18,6 +18,7 @@ from lorafit.recipe.schema import DataSpec, ModelSpec, Recipe, Source
 from lorafit.rundir.layout import RunFolder
 
 DEFAULT_CONTEXT = 2048
+ARGUMENT = "RUN|MODEL (no run folder, so taken as a model)"  # as `lorafit eval --help` calls it
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def find_target(name: str, data: Sequence[str] = ()) -> Target:
     root = Path(name).expanduser()
     run = RunFolder(root)
     if not run.is_run():
-        folder = find_model(name)
+        folder = find_model(name, where=ARGUMENT)
         context = positions(read_config(folder / "config.json"))
         labels = labels_in(folder)
         recipe = _model_recipe(name, context, data, classifies=bool(labels))

@@ -8,19 +8,20 @@ from lorafit import assets
 from lorafit.errors import ModelError, SafetyRefusal
 
 WEIGHT_PATTERNS = ["*.safetensors", "*.safetensors.index.json"]
+KEY = "model.path"  # of a recipe
 TEXT_PATTERNS = ["*.json", "*.jinja", "*.model", "*.txt", "tokenizer*"]
 
 
-def find_model(path: str, revision: str | None = None, *, weights: bool = True) -> Path:
+def find_model(path: str, revision: str | None = None, *, weights: bool = True, where: str = KEY) -> Path:
     """Give the folder of a model; a hub id is downloaded to the hub's cache. ModelError when there is none.
 
-    Without `weights`, only what the tokenizer needs is downloaded.
+    Without `weights`, only what the tokenizer needs is downloaded. `where` is what the user named the model by.
     """
-    local = find_local(path)
-    return local if local is not None else _from_hub(path, revision, weights=weights)
+    local = find_local(path, where)
+    return local if local is not None else _from_hub(path, revision, weights=weights, where=where)
 
 
-def find_local(path: str) -> Path | None:
+def find_local(path: str, where: str = KEY) -> Path | None:
     """Give the folder of a built-in or local model, None where only the hub can have it. ModelError for neither."""
     local = assets.existing(path)
     if local is not None and local.is_dir():
@@ -28,14 +29,14 @@ def find_local(path: str) -> Path | None:
     if local is not None or path.startswith((".", "/", "~")) or path.count("/") != 1:
         raise ModelError(
             f"no model folder at {path[:200]!r}",
-            where="model.path",
+            where=where,
             fix="give a folder that holds config.json, a hub id such as org/name, or builtin:tiny",
             code="E4-MODEL-PATH",
         )
     return None
 
 
-def _from_hub(repo_id: str, revision: str | None, *, weights: bool) -> Path:
+def _from_hub(repo_id: str, revision: str | None, *, weights: bool, where: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -53,20 +54,17 @@ def _from_hub(repo_id: str, revision: str | None, *, weights: bool) -> Path:
     try:
         return Path(snapshot_download(repo_id, revision=revision, allow_patterns=patterns, ignore_patterns=ignored))
     except GatedRepoError:
-        raise _absent(repo_id, "its licence must be accepted first", "accept it on its page, then log in") from None
+        reason, fix = "its licence must be accepted first", "accept it on its page, then log in"
     except RevisionNotFoundError:
-        raise _absent(repo_id, f"it has no revision {revision!r}", "check model.revision") from None
+        reason, fix = f"it has no revision {revision!r}", "check model.revision"
     except RepositoryNotFoundError:
-        raise _absent(repo_id, "the hub does not know it, or you may not see it", "check the name") from None
+        reason, fix = "the hub does not know it, or you may not see it", "check the name"
     except HFValidationError:
-        raise _absent(repo_id, "this is no valid hub id", "ids look like org/name") from None
+        reason, fix = "this is no valid hub id", "ids look like org/name"
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
         reason = "it is no local folder, it is not in the hub's cache, and the hub cannot be reached"
-        raise _absent(repo_id, reason, "download it on a machine that is online, then give its folder") from None
-
-
-def _absent(repo_id: str, reason: str, fix: str) -> ModelError:
-    return ModelError(f"cannot get model {repo_id!r}: {reason}", where="model.path", fix=fix, code="E4-MODEL-ABSENT")
+        fix = "download it on a machine that is online, then give its folder"
+    raise ModelError(f"cannot get model {repo_id!r}: {reason}", where=where, fix=fix, code="E4-MODEL-ABSENT")
 
 
 def refuse_code(folder: Path, config: Mapping[str, object]) -> None:

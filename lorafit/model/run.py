@@ -10,11 +10,11 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lorafit.data.classes import padding_id
-from lorafit.errors import ModelError
+from lorafit.errors import Fault, LorafitError, ModelError, StorageError
 from lorafit.model.adapt import load_adapter
 from lorafit.model.classify import Head, labels_in
 from lorafit.model.fast_linear import take_fast_linears
-from lorafit.model.find import find_model
+from lorafit.model.find import KEY, find_model
 from lorafit.model.identity import identify
 from lorafit.model.load import load_base, pick_device
 from lorafit.model.tokenizer import load_tokenizer
@@ -55,7 +55,9 @@ def base_folder(run: RunFolder, recipe: Recipe) -> Path:
     """Find the base: where training found it (a relative path may mean another place now), else by its name."""
     found = Path(str(_where_trained(run).get("folder", "")))
     there = found.is_absolute() and found.is_dir()
-    return found if there else find_model(recipe.model.path, recipe.model.revision)
+    if there:
+        return found
+    return find_model(recipe.model.path, recipe.model.revision, where=f"{run.resolved_recipe}: {KEY}")
 
 
 def _check_same_base(run: RunFolder, folder: Path) -> None:
@@ -105,14 +107,31 @@ def file_hashes(report: Mapping[str, Any]) -> dict[str, str]:
 
 
 def read_recipe(run: RunFolder) -> Recipe:
-    """Read the recipe that a run was made by, with the dtype it trained in. ModelError when it is no run."""
+    """Read the recipe that a run was made by, with the dtype it trained in.
+
+    Raises ModelError when it is no run, StorageError when the recipe in it is not what lorafit wrote.
+    """
     if not run.is_run():
         raise ModelError(f"{run.root} is no run folder", fix="give the folder that `train` wrote", code="E4-NO-RUN")
-    recipe = recipe_from_resolved(run.resolved_recipe.read_text(encoding="utf-8"))
+    recipe = _whole_recipe(run)
     # `auto` is another on another machine; full fine-tuning trains, and keeps, float32
     trained = "float32" if isinstance(recipe.adapter, Full) else _where_trained(run).get("dtype", recipe.model.dtype)
     resolved = {"dtype": trained}
     return recipe.model_copy(update={"model": recipe.model.model_copy(update=resolved)})
+
+
+def _whole_recipe(run: RunFolder) -> Recipe:
+    try:
+        return recipe_from_resolved(run.resolved_recipe.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise StorageError([_damage(str(run.resolved_recipe), str(error))]) from error
+    except LorafitError as error:  # of a recipe: but this one no user wrote
+        raise StorageError([_damage(str(run.root / fault.where), fault.what) for fault in error.faults]) from error
+
+
+def _damage(where: str, what: str) -> Fault:
+    fix = "bring it back from a copy, or train anew with --fresh"
+    return Fault(f"is damaged, or of another version of lorafit: {what}", where, fix, "E7-DAMAGED")
 
 
 def load_run(root: Path) -> Loaded:

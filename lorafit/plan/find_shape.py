@@ -12,11 +12,13 @@ from lorafit.plan.shapes import NamedShape, shape_by_name, shape_from_config
 HUB_SECONDS = 5  # to wait for an answer
 
 
-def find_shape(text: str, revision: str | None = None, *, online: bool = False) -> NamedShape:
+def find_shape(
+    text: str, revision: str | None = None, *, online: bool = False, where: str = "model.path"
+) -> NamedShape:
     """Find the shape of `builtin:tiny`, a folder, a `config.json`, a hub id, a usual name or a size.
 
-    Nothing is downloaded, but `online` the config.json of a hub id that is not known here. Raises ModelError when it is
-    none of these, or its config.json cannot be read.
+    Nothing is downloaded, but `online` the config.json of a hub id that is not known here. `where` is what the user
+    named the model by. Raises ModelError when it is none of these, or its config.json cannot be read.
     """
     path = assets.existing(text)
     if path is not None:
@@ -24,7 +26,7 @@ def find_shape(text: str, revision: str | None = None, *, online: bool = False) 
     if text.startswith((".", "/", "~")):
         raise ModelError(
             f"no model folder at {text[:200]!r}",
-            where="model.path",
+            where=where,
             fix="give a folder that holds config.json, a hub id, or a size such as 8b",
             code="E4-MODEL-PATH",
         )

@@ -174,7 +174,8 @@ def answer(
         sharding=sharding,
     )
     name = model or base.model.path
-    found = find_shape(name, None if model else base.model.revision, online=True)
+    where = "--model" if model else "model.path"
+    found = find_shape(name, None if model else base.model.revision, online=True, where=where)
     refuse_stored_quantised(found.config, name)
     attention = asked.model.attention
     stack = find_stack(engine, upcast, "sdpa" if attention == "auto" else attention, habits)

@@ -13,15 +13,19 @@ from safetensors.torch import load_file, save_file
 from toys import save_toy, toy_llama
 from transformers import core_model_loading
 
-from lorafit.errors import LorafitError, ModelError, SafetyRefusal
+from lorafit.errors import LorafitError, ModelError, SafetyRefusal, StorageError
+from lorafit.evaluate.target import find_target
 from lorafit.model.adapt import attach
 from lorafit.model.documents import use_flat_rows
 from lorafit.model.find import check_weights, find_model
 from lorafit.model.load import load_base
+from lorafit.model.run import base_folder, read_recipe
 from lorafit.model.trace_log import StorageLog
 from lorafit.recipe.adapters import Lora
 from lorafit.recipe.quantization import Nf4, Unquantized
-from lorafit.recipe.schema import Dtype, ModelSpec
+from lorafit.recipe.resolved import canonical_json
+from lorafit.recipe.schema import DataSpec, Dtype, ModelSpec, Recipe, Source
+from lorafit.rundir.layout import RunFolder
 
 CPU = torch.device("cpu")
 
@@ -154,3 +158,47 @@ def test_a_model_that_is_nowhere_is_one_clear_error(path: str) -> None:
         find_model(path)
     assert len(caught.value.faults) == 1
     assert path in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["./none", "none", "runs/none"])
+def test_a_missing_model_is_named_by_what_the_user_typed(name: str) -> None:
+    with pytest.raises(ModelError) as in_recipe:
+        find_model(name)
+    with pytest.raises(ModelError) as on_command_line:
+        find_target(name)
+    assert in_recipe.value.faults[0].where == "model.path"
+    assert on_command_line.value.faults[0].where.startswith("RUN|MODEL")
+    assert "model.path" not in str(on_command_line.value)
+
+
+def test_a_base_that_is_gone_is_named_by_the_recipe_of_its_run(tmp_path: Path) -> None:
+    run, spec = RunFolder(tmp_path), ModelSpec(path="./gone")
+    recipe = Recipe(version=1, model=spec, data=DataSpec(train=[Source(path="rows.jsonl")]))
+    with pytest.raises(ModelError, match=r"recipe\.resolved\.json: model\.path: no model folder at '\./gone'"):
+        base_folder(run, recipe)
+
+
+WHOLE = canonical_json(Recipe(version=1, model=ModelSpec(path="m"), data=DataSpec(train=[Source(path="rows.jsonl")])))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "No such file"),
+        (b"", "recipe"),
+        (WHOLE.encode()[:200], "recipe.resolved.json:"),
+        (WHOLE.replace('"rank"', '"rnk"').encode(), "adapter.rnk: is damaged, or of another version"),
+        (b"\xff\xfe", "decode"),
+    ],
+    ids=["gone", "empty", "cut", "another key", "no text"],
+)
+def test_a_damaged_recipe_of_a_run_is_a_fault_of_its_folder(tmp_path: Path, text: bytes | None, said: str) -> None:
+    run = RunFolder(tmp_path)
+    run.state.write_text("{}")
+    if text is not None:
+        run.resolved_recipe.write_bytes(text)
+    with pytest.raises(StorageError, match="E7-DAMAGED") as caught:
+        read_recipe(run)
+    assert all(fault.where.startswith(f"{run.resolved_recipe}") and fault.fix for fault in caught.value.faults)
+    assert said in str(caught.value)
+    assert caught.value.exit_code == 7

@@ -132,6 +132,10 @@ def test_faults_of_the_command_line(options: dict[str, object], message: str) ->
 def test_an_unknown_model_is_a_fault_of_the_model() -> None:
     with pytest.raises(ModelError):
         ask(a_recipe(model=ModelSpec(path="someone/private")))
+    with pytest.raises(ModelError, match=r"^--model: no model folder"):
+        ask(model="./none")
+    with pytest.raises(ModelError, match=r"^model\.path: no model folder"):
+        ask(a_recipe(model=ModelSpec(path="./none")))
 
 
 def test_every_advice_saves_what_it_says() -> None:
