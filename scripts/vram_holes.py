@@ -3,13 +3,15 @@
     python -m scripts.vram_holes
 
 One line a step: its peak, what comes and goes in it by the estimate, the holes that the replay of its births and deaths
-left with expandable segments and without, and what the estimate says of them. At the end the shares that the holes are
-of what comes and goes, to which `HOLES_SHARE...` and `HOLES_BYTES...` of `lorafit/plan/memory.py` are set.
+left with expandable segments and without, and what the estimate says of them. At the end the shares that the holes,
+less the pages that are not full, are of what comes and goes: the median is `SHARE_EXPANDABLE` of
+`lorafit/plan/holes.py`.
 """
 
 import statistics
 
 from lorafit.model.trace_depth import exact
+from lorafit.plan.holes import PAGES_BYTES
 from lorafit.plan.memory import estimate
 from lorafit.plan.reserved import reserve
 from lorafit.plan.unroll import training
@@ -37,7 +39,7 @@ def main() -> None:
         held = reserve(training(traced.recording), None)
         passing = sum(part.bytes for part in found.components if part.passing)
         left = held.expandable_bytes - traced.peak_bytes, held.default_bytes - traced.peak_bytes
-        shares.append((left[0] / passing, left[1] / passing))
+        shares.append(((left[0] - PAGES_BYTES) / passing, (left[1] - PAGES_BYTES) / passing))
         print(
             f"{model} {method} {rows} x {length}: peak {traced.peak_bytes / MIB:,.0f} MiB, comes and goes "
             f"{passing / MIB:,.0f}, holes {left[0] / MIB:,.0f} expandable and {left[1] / MIB:,.0f} without, "

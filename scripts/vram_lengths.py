@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 from lorafit.plan.allocator import SMALL_SIZE, CachingAllocator, Event
-from lorafit.plan.memory import WORKSPACE_BYTES
-from lorafit.plan.reserved import WORKSPACE
+from lorafit.plan.reserved import workspaces
 from lorafit.plan.unroll import Recording
 
 
@@ -81,7 +80,7 @@ class Steps:
         Small tensors have a pool of their own, whose segments are counted over one step of the longest row.
         """
         large, small = CachingAllocator(capacity_bytes), CachingAllocator()
-        _play(large, [(WORKSPACE, WORKSPACE_BYTES), *self.held], small=False)
+        _play(large, [*workspaces(), *self.held], small=False)
         _play(small, self.held, small=True)
         for place, length in enumerate(lengths):
             step = list(self.at(length))

@@ -21,9 +21,8 @@ from lorafit.model.trace_build import build_fake
 from lorafit.model.trained import Trained
 from lorafit.plan.allocator import replay
 from lorafit.plan.find_shape import find_shape
-from lorafit.plan.memory import WORKSPACE_BYTES
 from lorafit.plan.question import MemoryQuestion
-from lorafit.plan.reserved import WORKSPACE
+from lorafit.plan.reserved import workspaces
 from lorafit.plan.unroll import training, unrolled
 
 DEPTHS = (3, 4)
@@ -37,7 +36,7 @@ def replayed(model: str, question: MemoryQuestion, capacity_bytes: int) -> tuple
     with _plain():
         found_at = [tracing.trace(question, config, depth, _adamw).recording for depth in depths]
     step = training(unrolled(found_at[-1], found_at[0], layers))
-    found = replay([(WORKSPACE, WORKSPACE_BYTES), *step], capacity_bytes)
+    found = replay([*workspaces(), *step], capacity_bytes)
     return found.peak_allocated, found.peak_reserved
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lorafit.model.offload import Offloading
+from lorafit.plan.workspace import WORKSPACE_BYTES, workspace_bytes
 
 
 def peak_memory_bytes(device: torch.device) -> int:
@@ -42,6 +43,11 @@ def free_bytes(device: torch.device, processes: int) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return int(psutil.virtual_memory().available) // processes
+
+
+def product_workspace_bytes(device: torch.device) -> int:
+    """Give what torch takes on this device for products; of a CPU what a card takes that nothing is known of."""
+    return workspace_bytes(torch.cuda.get_device_capability(device)[0]) if device.type == "cuda" else WORKSPACE_BYTES
 
 
 def host_bytes(device: torch.device, processes: int) -> int:

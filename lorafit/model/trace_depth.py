@@ -8,7 +8,6 @@ from importlib.metadata import version
 from lorafit.model.trace import OptimizerBuilder, Trace, trace
 from lorafit.model.trace_log import Birth, Peak
 from lorafit.plan.exact import Exact, Moment, TensorGroup
-from lorafit.plan.memory import WORKSPACE_BYTES
 from lorafit.plan.question import MemoryQuestion
 from lorafit.plan.unroll import unrolled
 
@@ -35,7 +34,7 @@ def exact(
         traced_layers=depths,
         seconds=sum(each.seconds for each in traces),
         versions={name: version(name) for name in LIBRARIES},
-        workspace_bytes=WORKSPACE_BYTES,
+        workspace_bytes=question.workspace_bytes,
         recording=unrolled(traces[-1].recording, traces[0].recording, layers),
     )
 

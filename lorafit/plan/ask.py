@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from pydantic import ValidationError
@@ -181,7 +182,9 @@ def ask(
     if stack and stack.lists_experts:
         shape = with_listed_experts(shape)
     least = least_question(recipe, shape, _dtype(recipe, card), gpus, stack, classes)
-    return resolve(recipe, least, None if card is None else Room(card.capacity_bytes))
+    if card is None:
+        return resolve(recipe, least, None)
+    return resolve(recipe, replace(least, workspace_bytes=card.workspace_bytes), Room(card.capacity_bytes))
 
 
 def _dtype(recipe: Recipe, card: Card | None) -> BaseDtype:

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from lorafit.plan.question import MemoryQuestion
+from lorafit.plan.units import signed_percent
 from lorafit.recipe.quantization import Int8
-
-HOPPER_BYTES = 32 * 2**20 - 8_519_680  # its cuBLAS workspace is that much larger than the one that is counted
 
 
 @dataclass(frozen=True)
@@ -30,12 +29,12 @@ class Band:
         if not truths:
             return self
         low, high = min(truths), max(truths)
-        said = f"{self.said}; your own {len(truths)} measured runs: {low:+.1%} to {high:+.1%}"
+        said = f"{self.said}; your own {len(truths)} measured runs: {signed_percent(low)} to {signed_percent(high)}"
         return Band(max(self.below, -low), max(self.above, high), said)
 
     def around(self, peak_bytes: int) -> tuple[int, int]:
         """Give the lowest and the highest truth to expect, in bytes."""
-        return round(peak_bytes * (1 - self.below)), round(peak_bytes * (1 + self.above)) + HOPPER_BYTES
+        return round(peak_bytes * (1 - self.below)), round(peak_bytes * (1 + self.above))
 
 
 def mode(question: MemoryQuestion) -> str:

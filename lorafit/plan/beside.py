@@ -1,6 +1,6 @@
 """What the model holds beside its layers while they run: positions, the batch, masks, and the embedding."""
 
-from lorafit.plan.operations import FLOAT32
+from lorafit.plan.passes import Passes
 from lorafit.plan.question import Component, MemoryQuestion
 
 IDS_BYTES = 4 * 8  # of a token: its number, its position, whether it predicts, and what
@@ -11,9 +11,12 @@ def positions(question: MemoryQuestion) -> Component:
     shape, tokens = question.shape, question.tokens
     width = max((layer.attention.rotary_width for layer in shape.layers), default=0)
     table = 2 * shape.position_tables * width * question.embedding_bytes
-    return Component(
-        "positions and the batch", tokens * (table + IDS_BYTES), f"{tokens:,} tokens x ({table:,} + {IDS_BYTES}) bytes"
-    )
+    if question.stack:  # all rows of the batch read one table
+        row = question.max_length
+        size, formula = row * table + tokens * IDS_BYTES, f"{row:,} positions x {table:,} + {tokens:,} x {IDS_BYTES}"
+        return Component("positions and the batch", size, f"{formula} bytes")
+    formula = f"{tokens:,} tokens x ({table:,} + {IDS_BYTES}) bytes"
+    return Component("positions and the batch", tokens * (table + IDS_BYTES), formula)
 
 
 def attention_masks(question: MemoryQuestion) -> list[Component]:
@@ -40,26 +43,17 @@ def attention_masks(question: MemoryQuestion) -> list[Component]:
     ]
 
 
-def embedded(question: MemoryQuestion) -> list[Component]:
+def embedded(question: MemoryQuestion, played: Passes) -> list[Component]:
     """What the embedding gave, by a name in transformers' model to the end of its forward; learned positions too.
 
     Where the first layer keeps it, it is among what that keeps.
     """
     shape, size = question.shape, question.stream_bytes
-    tokens = 0 if question.recomputed or _keeps_embedding(question) else question.tokens
+    kept = played.layers[0].keeps_input and not shape.changed_embeddings
+    tokens = 0 if question.recomputed or kept else question.tokens
     tokens += question.max_length if shape.position_parameters else 0
     if not tokens:
         return []
     return [
         Component("embedding of the tokens", tokens * shape.hidden_size * size, f"{tokens:,} tokens x {size} bytes")
     ]
-
-
-def _keeps_embedding(question: MemoryQuestion) -> bool:
-    """Tell whether the first layer keeps what it reads for its backward, as it reads it."""
-    if not question.is_full or question.shape.changed_embeddings:
-        return False
-    first = question.shape.layers[0]
-    if first.order == "post":
-        return not question.autocast
-    return question.stream_bytes == FLOAT32 or question.narrow_norms

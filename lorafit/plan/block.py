@@ -6,6 +6,7 @@ bits once for each of q, k and v; a 4-bit product unpacks its weight in the forw
 """
 
 from dataclasses import dataclass
+from weakref import ref
 
 from lorafit.plan.layers import Experts, Layer, Linear, Mlp, ModelShape
 from lorafit.plan.mixing import Mixing
@@ -24,6 +25,7 @@ class LayerMemory:
     backward: Form  # live at the worst moment of its backward, and of the recomputation before it
     kept: Form  # live after its forward: what its backward needs
     pinned: Form  # of that, what recomputation cannot drop
+    keeps_input: bool  # of what it kept, whether its input is there, as it came
     output_bytes: int  # per hidden unit of the residual stream
 
 
@@ -49,10 +51,10 @@ def play_layer(
     waiting = [tape.temporary(symbol, size) for symbol, size in first]
     hidden = tape.tensor("hidden", input_bytes, needs_grad=setting.full or not lowest)
     output = player.layer(layer, hidden)
-    checkpoint, entrance = hidden if recomputed else None, hidden.edge
+    checkpoint, entrance, came = hidden if recomputed else None, hidden.edge, ref(hidden)
     del hidden
     forward, kept, edge, size = tape.peak_form(), tape.live_form(without=output), output.edge, output.bytes_each
-    held = output if recomputed and reenters else None
+    held, keeps_input = output if recomputed and reenters else None, came() is not None
     del output
     if recomputed:
         tape.stop_at_last_save()
@@ -62,7 +64,8 @@ def play_layer(
     del waiting
     tape.backward(edge, tape.temporary("hidden", size))
     del checkpoint, held
-    return LayerMemory(forward, tape.peak_form(), kept, player.pinned_form(entrance if recomputed else 0), size)
+    pinned = player.pinned_form(entrance if recomputed else 0)
+    return LayerMemory(forward, tape.peak_form(), kept, pinned, keeps_input, size)
 
 
 def _first_gradients(
@@ -207,6 +210,7 @@ def widths(shape: ModelShape, layer: Layer, rank: int, row_tokens: int) -> dict[
     }
     if attention.kind == "latent":
         found["key latent"], found["key and value"] = (linear.out_features for linear in attention.inward[-2:])
+        found["latent"] = attention.inward[-1].in_features
         found["query latent"] = attention.inward[0].out_features
         found["key part"] = found["key and value"] - attention.value_width
     if attention.kind == "gated_delta":

@@ -8,8 +8,9 @@ from functools import cache
 from pathlib import Path
 
 from lorafit.errors import RecipeError
+from lorafit.plan.workspace import HANDLES, WORKSPACE_BYTES
 
-GIB = 2**30
+MIB, GIB = 2**20, 2**30
 # a card sold with 24 GB offers a program about 23.5 GiB: firmware and driver keep the rest
 USABLE_SHARE = 0.98
 LARGEST_GB = 512  # twice what any card of the catalogue has
@@ -29,6 +30,7 @@ class Card:
     bfloat16: bool = True  # cards before Ampere do not compute in it
     tflops: float | None = None  # dense products in bfloat16 by the maker's data sheet, in 10^12 a second
     gigabytes_per_second: float = 0  # of its memory, by the same sheet; known wherever the speed of products is
+    workspace_bytes: int = WORKSPACE_BYTES  # that torch takes there for products; of a bare capacity the usual one
 
 
 @cache
@@ -41,9 +43,15 @@ def cards() -> dict[str, Card]:
 
 def _card(row: dict[str, str]) -> Card:
     speed, memory_speed = row["bfloat16_tflops"], row["gigabytes_per_second"]
-    capacity = int(float(row["usable_gib"]) * GIB)
-    known = float(speed) if speed else None
-    return Card(row["name"], capacity, row["bfloat16"] == "yes", known, float(memory_speed or 0))
+    workspace = row["blas_workspace_mib"]  # of a handle, where it is not the usual one
+    return Card(
+        name=row["name"],
+        capacity_bytes=int(float(row["usable_gib"]) * GIB),
+        bfloat16=row["bfloat16"] == "yes",
+        tflops=float(speed) if speed else None,
+        gigabytes_per_second=float(memory_speed or 0),
+        workspace_bytes=HANDLES * int(workspace) * MIB if workspace else WORKSPACE_BYTES,
+    )
 
 
 def find_card(text: str) -> Card:

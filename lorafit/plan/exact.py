@@ -1,11 +1,11 @@
 """The exact answer beside the estimate: what a trace of the real step found, brought to the model's full depth."""
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from lorafit.plan.reserved import Reserved
-from lorafit.plan.units import Unit
+from lorafit.plan.units import Unit, signed_percent
 from lorafit.plan.unroll import Recording
 
 MOST_TENSORS = 8
@@ -36,11 +36,45 @@ class Moment:
 
     def extended(self, shallower: "Moment", steps: int) -> "Moment":
         """Go on linearly: `shallower` is the same moment with one layer less, `steps` the layers to add."""
+        names = _over_all_layers(self.counts, shallower.counts, steps)
+        deep, shallow = (_renamed(moment, names) for moment in (self, shallower))
         return Moment(
-            _extended(self.bytes, shallower.bytes, steps),
-            _extended(self.counts, shallower.counts, steps),
+            _extended(deep.bytes, shallow.bytes, steps),
+            _extended(deep.counts, shallow.counts, steps),
             self.scratch_bytes + steps * (self.scratch_bytes - shallower.scratch_bytes),
         )
+
+
+def _over_all_layers(
+    deep: Counter[TensorGroup], shallow: Counter[TensorGroup], steps: int
+) -> dict[TensorGroup, TensorGroup]:
+    """Give tensors over all layers, as the buffer that all adapters lie in, the shape of the full depth.
+
+    Each depth has its own shape of them, and none of the other's: the n-th largest of one is the n-th of the other.
+    """
+    names: dict[TensorGroup, TensorGroup] = {}
+    grown, lesser = _by_kind(deep.keys() - shallow.keys()), _by_kind(shallow.keys() - deep.keys())
+    for kind, groups in grown.items():
+        for one, other in zip(groups, lesser.get(kind, []), strict=False):
+            shape = tuple(size + steps * (size - less) for size, less in zip(one.shape, other.shape, strict=True))
+            names[one] = names[other] = replace(one, shape=shape)
+    return names
+
+
+def _by_kind(groups: Iterable[TensorGroup]) -> dict[tuple[str, str, str, int], list[TensorGroup]]:
+    kinds: dict[tuple[str, str, str, int], list[TensorGroup]] = {}
+    for group in sorted(groups, key=lambda each: each.shape, reverse=True):
+        kinds.setdefault((group.owner, group.operation, group.dtype, len(group.shape)), []).append(group)
+    return kinds
+
+
+def _renamed(moment: Moment, names: Mapping[TensorGroup, TensorGroup]) -> Moment:
+    sizes: Counter[TensorGroup] = Counter()
+    counts: Counter[TensorGroup] = Counter()
+    for group, size in moment.bytes.items():
+        sizes[names.get(group, group)] += size
+        counts[names.get(group, group)] += moment.counts[group]
+    return Moment(sizes, counts, moment.scratch_bytes)
 
 
 def _extended(deep: Counter[TensorGroup], shallow: Counter[TensorGroup], steps: int) -> Counter[TensorGroup]:
@@ -110,7 +144,7 @@ class Exact:
             [
                 f"EXACT, the real step traced with {depths} of {self.layers} layers in {self.seconds:.1f} s: "
                 f"{unit.of(self.peak_bytes)} {unit.name} in the {self.peak_phase}; "
-                f"the estimate is {100 * (estimated_bytes / self.peak_bytes - 1):+.1f} %",
+                f"the estimate is {signed_percent(estimated_bytes / self.peak_bytes - 1)}",
                 *([self.reserved.as_text(unit)] if self.reserved else []),
                 *rows,
                 f"Largest tensors at that moment, in {unit.name}:",

@@ -12,22 +12,18 @@ from lorafit.plan import holdings
 from lorafit.plan.bands import band
 from lorafit.plan.beside import attention_masks, embedded, positions
 from lorafit.plan.heads import head_backward, head_forward
+from lorafit.plan.holes import holes
 from lorafit.plan.load import Load
 from lorafit.plan.passes import Passes, play_passes
 from lorafit.plan.question import Component, Estimate, MemoryQuestion
 from lorafit.plan.shards import HEAD_ON_ARRIVAL, gathered_head, gathered_layers, split, split_trained
+from lorafit.plan.workspace import HANDLES, WIDE_WORKSPACE_BYTES, WORKSPACE_BYTES
 from lorafit.recipe.optimizers import OPTIMIZERS
 from lorafit.recipe.quantization import Unquantized
 
-__all__ = ["Component", "Estimate", "MemoryQuestion", "estimate", "largest_micro_batch"]
+__all__ = ["WORKSPACE_BYTES", "Component", "Estimate", "MemoryQuestion", "estimate", "largest_micro_batch"]
 
-WORKSPACE_BYTES = 8_519_680  # cuBLAS, per handle and stream (32 MiB on Hopper)
 CONTEXT_BYTES = 6 * 2**30 // 10  # CUDA context, modules, kernels: 0.3 to 2 GiB were seen; a machine's own is constant
-# Replayed through a model of torch's caching allocator, 12 steps of real models, 0.5B to 70B, left holes of 0.27 to 1.1
-# of what comes and goes, the median 0.4; with expandable segments, which a run of lorafit turns on, of 0.11 to 0.35,
-# the median 0.16 (`scripts/vram_holes.py` prints each beside the estimate).
-HOLES_SHARE, HOLES_BYTES = 0.3, 256 * 2**20
-HOLES_SHARE_EXPANDABLE, HOLES_BYTES_EXPANDABLE = 0.15, 32 * 2**20
 
 # Products are at full speed from some thousand tokens on: a longer pass gains nothing and risks the memory.
 LARGEST_PASS_TOKENS = 16_384
@@ -43,7 +39,7 @@ def estimate(question: MemoryQuestion) -> Estimate:
     trained = sum(values * count for values, count in tensors.items())
     weights = split(question, holdings.weights(question))
     states, paged = holdings.optimizer_states(question, tensors)
-    held = [*weights, *split_trained(question, [*holdings.adapters(question, trained), *states]), _workspace()]
+    held = [*weights, *split_trained(question, [*holdings.adapters(question, trained), *states]), _workspace(question)]
     moments = {"loading": _loading(question, weights)} | _moments(question, held, trained)
     phase = max(moments, key=lambda name: _sum(moments[name]))
     peak = _sum(moments[phase])
@@ -55,7 +51,7 @@ def estimate(question: MemoryQuestion) -> Estimate:
         peak_phase=phase,
         components=tuple(part for part in moments[phase] if part.bytes),
         phases={name: _sum(parts) for name, parts in moments.items()},
-        reserved_bytes=_holes(question, moments[phase]),
+        reserved_bytes=holes(question, moments[phase]),
         context_bytes=CONTEXT_BYTES,
         paged_bytes=paged,
         host_bytes=_host_bytes(question),
@@ -86,7 +82,7 @@ def _moments(question: MemoryQuestion, held: list[Component], trained: int) -> d
     before = gradients if question.accumulation else []
     masks = attention_masks(question)  # which a recomputed layer holds for its second forward
     step, held = held, [*held, positions(question)]
-    passing, held = [*held, *masks, *embedded(question)], [*held, *masks] if question.recomputed else held
+    passing, held = [*held, *masks, *embedded(question, played)], [*held, *masks] if question.recomputed else held
     kept = _kept(question, played.waiting(len(played.layers)), len(played.layers))
     in_loss, after_loss = head_forward(question, played.stream_bytes), head_backward(question, played.stream_bytes)
     cached = _cached(question, played)
@@ -276,15 +272,10 @@ def _exchange(trained: int) -> Component:
     return Component("flat copy of the gradients", 4 * trained, f"{trained:,} trained x 4 bytes")
 
 
-def _holes(question: MemoryQuestion, parts: list[Component]) -> int:
-    passing = sum(part.bytes for part in parts if part.passing)
-    if question.stack or question.is_full:
-        return round(HOLES_SHARE * passing) + HOLES_BYTES
-    return round(HOLES_SHARE_EXPANDABLE * passing) + HOLES_BYTES_EXPANDABLE
-
-
-def _workspace() -> Component:
-    return Component("cuBLAS workspace", WORKSPACE_BYTES, f"{WORKSPACE_BYTES:,} per handle and stream")
+def _workspace(question: MemoryQuestion) -> Component:
+    size = question.workspace_bytes
+    wide = f"; on Hopper and Blackwell x {WIDE_WORKSPACE_BYTES // HANDLES:,}" if size == WORKSPACE_BYTES else ""
+    return Component("cuBLAS workspace", size, f"{HANDLES} threads x {size // HANDLES:,} bytes{wide}")
 
 
 def _loading(question: MemoryQuestion, weights: list[Component]) -> list[Component]:

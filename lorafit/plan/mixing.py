@@ -56,7 +56,8 @@ class Mixing(PlainMixing):
         query = self.linear(x, query_projs[0], "query" if len(query_projs) == 1 else "query latent")
         if len(query_projs) > 1:
             query = self.linear(self.norm(query, norm), query_projs[1], "query")
-        narrow = self.norm(self.linear(x, narrow_proj, "key latent"), norm)
+        narrow = self.norm(self.tape.view(self.linear(x, narrow_proj, "key latent"), "latent"), norm)
+        narrow.remake = None  # the product reads a view of it, which does not know what it is made of
         both = self.linear(narrow, wide_proj, "key and value")
         query = self.joined(query, "query")
         key, value = self.tape.view(both, "key part"), self.tape.view(both, "value")

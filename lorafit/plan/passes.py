@@ -24,6 +24,7 @@ class LayerLoad:
     cached: Load  # kept by `use_cache` alone, as long as the model's outputs are
     away: Load  # on the host from its forward to its backward
     trained: int  # values trained in it
+    keeps_input: bool  # for its backward, as it came
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,8 @@ def _play(
         waiting = _load(memory.kept, width_of)
     cached = _load(_cached(question, layer, again=again), width_of)
     away, trained = _load(Form({"hidden": sent}), width_of), _trained(question, layer, adapted)
-    return LayerLoad(waiting, working, forward, cached, away, trained), memory.output_bytes
+    keeps = memory.keeps_input
+    return LayerLoad(waiting, working, forward, cached, away, trained, keeps), memory.output_bytes
 
 
 def _inputs(question: MemoryQuestion, stream: int, *, first: bool) -> int:

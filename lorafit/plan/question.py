@@ -7,6 +7,7 @@ from typing import Literal
 from lorafit.plan.layers import Linear, ModelShape
 from lorafit.plan.stack import Stack
 from lorafit.plan.targets import match_targets
+from lorafit.plan.workspace import WORKSPACE_BYTES
 from lorafit.recipe.adapters import Adapter, Full
 from lorafit.recipe.optimizers import OPTIMIZERS, OptimizerName
 from lorafit.recipe.quantization import Quantization, Unquantized
@@ -37,6 +38,7 @@ class MemoryQuestion:
     stack: Stack | None = None  # plain transformers in place of lorafit's own loop
     classes: int = 0  # of a classification head, which then takes the place of the output head; 0 without one
     target_share: float = 1.0  # of the tokens that the loss counts, and that therefore have logits
+    workspace_bytes: int = WORKSPACE_BYTES  # of cuBLAS, on all handles; it goes by the card
 
     @property
     def tokens(self) -> int:

@@ -4,10 +4,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lorafit.plan.allocator import CardFull, Event, replay
-from lorafit.plan.memory import CONTEXT_BYTES, WORKSPACE_BYTES
+from lorafit.plan.memory import CONTEXT_BYTES
 from lorafit.plan.units import Unit
-
-WORKSPACE = -1  # the number of cuBLAS' workspace, which lives from the first product on
+from lorafit.plan.workspace import HANDLES, WORKSPACE_BYTES
 
 
 @dataclass(frozen=True)
@@ -49,9 +48,14 @@ class Reserved:
         return said if self.fits_default else f"{said}: out of memory on that card without expandable segments"
 
 
-def reserve(events: Iterable[Event], capacity_bytes: int | None) -> Reserved:
+def workspaces(total_bytes: int = WORKSPACE_BYTES) -> list[Event]:
+    """Give those of cuBLAS, one a handle: they come with the first products and stay; no other number is below 0."""
+    return [(-1 - handle, total_bytes // HANDLES) for handle in range(HANDLES)]
+
+
+def reserve(events: Iterable[Event], capacity_bytes: int | None, workspace_bytes: int = WORKSPACE_BYTES) -> Reserved:
     """Replay both ways; `capacity_bytes` is the card's, of which the context takes its part."""
-    history = [(WORKSPACE, WORKSPACE_BYTES), *events]
+    history = [*workspaces(workspace_bytes), *events]
     return Reserved(
         expandable_bytes=replay(history, expandable=True).peak_reserved,
         default_bytes=replay(history).peak_reserved,

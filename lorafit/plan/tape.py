@@ -23,7 +23,7 @@ class Form:
 class Tensor:
     """A tensor of [tokens, width]: alive as long as it is referred to."""
 
-    __slots__ = ("bytes_each", "edge", "needs_grad", "remake", "symbol", "tape", "whole")
+    __slots__ = ("__weakref__", "bytes_each", "edge", "needs_grad", "remake", "symbol", "tape", "whole")
 
     def __init__(
         self,

@@ -4,6 +4,7 @@ import torch
 
 from lorafit.model.memory import measured_peaks
 from lorafit.plan.question import Estimate
+from lorafit.plan.units import signed_percent
 from lorafit.report.units import gibibytes
 from lorafit.train.record import Record
 
@@ -34,7 +35,8 @@ def as_text(facts: dict[str, object]) -> str:
     if not isinstance(difference, float) or not isinstance(measured, dict):
         return ""
     return (
-        f"memory: {gibibytes(measured['allocated_bytes'])} allocated at the peak, the estimate was {difference:+.1%}; "
+        f"memory: {gibibytes(measured['allocated_bytes'])} allocated at the peak, "
+        f"the estimate was {signed_percent(difference)}; "
         f"{gibibytes(measured['reserved_bytes'])} reserved, {gibibytes(measured['on_card_bytes'])} on the card"
     )
 

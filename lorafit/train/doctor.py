@@ -72,7 +72,7 @@ def _way(recipe: Recipe) -> list[Finding]:
     """Foresee the paths; an error of the recipe's model or machine is a finding like others."""
     from lorafit.data.class_count import count_classes
     from lorafit.model.load import pick_device, pick_dtype
-    from lorafit.model.memory import free_bytes, host_bytes
+    from lorafit.model.memory import free_bytes, host_bytes, product_workspace_bytes
     from lorafit.plan.base_config import refuse_stored_quantised
     from lorafit.plan.find_shape import find_shape
     from lorafit.train.paths import way_by_shape
@@ -84,7 +84,8 @@ def _way(recipe: Recipe) -> list[Finding]:
         config = find_shape(recipe.model.path, recipe.model.revision).config
         refuse_stored_quantised(config, "model.path")
         classes = count_classes(recipe)
-        sizes = choose_sizes(recipe, config, dtype, 1, free_bytes(device, 1), classes, host_bytes(device, 1))
+        workspace = product_workspace_bytes(device)
+        sizes = choose_sizes(recipe, config, dtype, 1, free_bytes(device, 1), classes, host_bytes(device, 1), workspace)
     except MachineError as error:
         return [Finding("path", f.where or "machine", "broken", f.what, f.fix) for f in error.faults]
     except LorafitError as error:  # no shape, no data: not the machine's fault, and other commands say more

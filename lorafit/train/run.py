@@ -13,7 +13,7 @@ from lorafit.model.documents import use_flat_rows
 from lorafit.model.fast_linear import take_fast_linears
 from lorafit.model.identity import base_hash, identify
 from lorafit.model.load import Base, load_base, pick_device, pick_dtype
-from lorafit.model.memory import free_bytes, host_bytes, recompute_activations
+from lorafit.model.memory import free_bytes, host_bytes, product_workspace_bytes, recompute_activations
 from lorafit.model.run import file_hashes, new_head
 from lorafit.model.tokenizer import read_data
 from lorafit.model.trained import Trained
@@ -68,7 +68,8 @@ def train(recipe: Recipe, folder: RunFolder, run: Run | None) -> dict[str, objec
             dtype = pick_dtype(recipe.model.dtype, ranks.device)
             room = ranks.least(free_bytes(ranks.device, ranks.here))
             host = ranks.least(host_bytes(ranks.device, ranks.here))
-            sizes = choose_sizes(recipe, config, dtype, ranks.count, room, classes, host)
+            workspace = product_workspace_bytes(ranks.device)
+            sizes = choose_sizes(recipe, config, dtype, ranks.count, room, classes, host, workspace)
             sizes = unpacked_as_before(sizes, ranks.from_first(record.unpacked_layers))
             head = new_head(data.labels, tokenizer, recipe.seed)
             base = load_base(recipe.model, recipe.quantization, ranks.device, model_folder, head, sharded=sizes.sharded)
@@ -138,6 +139,7 @@ def dry_run(recipe: Recipe, world_size: int) -> dict[str, object]:
         free_bytes(device, world_size),
         len(data.labels),
         host_bytes(device, world_size),
+        product_workspace_bytes(device),
     )
     plan = make_plan(
         recipe.training, len(data.train_packs), world_size, sizes.micro_batch_size, sizes.recomputed_layers

@@ -12,6 +12,7 @@ from lorafit.plan.memory import estimate
 from lorafit.plan.question import BaseDtype, Estimate, MemoryQuestion
 from lorafit.plan.shapes import shape_from_config
 from lorafit.plan.unpacked import why_packed
+from lorafit.plan.workspace import WORKSPACE_BYTES
 from lorafit.recipe.schema import Recipe
 
 USABLE_SHARE = 0.85  # of what is free: the estimate is honest to about a tenth
@@ -46,12 +47,14 @@ def choose_sizes(
     free_bytes: int,
     classes: int = 0,
     host_bytes: int = 0,
+    workspace_bytes: int = WORKSPACE_BYTES,
 ) -> Sizes:
     """Resolve `auto`: split the base, and recompute, only when a row does not fit without; then take the most rows,
     and of a 4-bit base keep the most layers unpacked.
 
     `free_bytes` is what this process may use for everything, the base included, `host_bytes` what it may use of this
-    machine beside the device, 0 where that is the device; `classes` are those of a head.
+    machine beside the device, 0 where that is the device; `classes` are those of a head; `workspace_bytes` is what
+    torch takes on the device for products.
     """
     training = recipe.training
     try:
@@ -68,7 +71,8 @@ def choose_sizes(
         )
     room = Room(int(USABLE_SHARE * free_bytes), int(USABLE_SHARE * host_bytes), lambda found: found.peak_bytes)
     width = cast("BaseDtype", str(dtype).removeprefix("torch."))
-    question = resolve(recipe, least_question(recipe, shape, width, world_size, classes=classes), room)
+    least = replace(least_question(recipe, shape, width, world_size, classes=classes), workspace_bytes=workspace_bytes)
+    question = resolve(recipe, least, room)
     found = estimate(question)
     return Sizes(
         micro_batch_size=question.micro_batch_size,

@@ -39,7 +39,8 @@ def with_trace(answer: Answer, picture: Path | None = None) -> Answer:
     if picture:
         _write(picture, draw(found.recording, f"{answer.asked}, {answer.question.method}: allocated over a step"))
     capacity = answer.fit.card.capacity_bytes if answer.fit else None
-    return replace(answer, exact=replace(found, reserved=reserve(training(found.recording), capacity)))
+    held = reserve(training(found.recording), capacity, found.workspace_bytes)
+    return replace(answer, exact=replace(found, reserved=held))
 
 
 def _check_program(question: MemoryQuestion) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from lorafit.model.load import Base
-from lorafit.model.memory import free_bytes
+from lorafit.model.memory import free_bytes, product_workspace_bytes
 from lorafit.plan.find_shape import find_shape
 from lorafit.plan.question import BaseDtype, MemoryQuestion
 from lorafit.plan.shapes import shape_from_config
@@ -104,7 +104,8 @@ class Real(Work):
         if not self.automatic:
             return super().sizes(recipe)
         device = torch.device(self.device)
-        return choose_sizes(recipe, self.shape, self.dtype, 1, free_bytes(device, 1))
+        workspace = product_workspace_bytes(device)
+        return choose_sizes(recipe, self.shape, self.dtype, 1, free_bytes(device, 1), workspace_bytes=workspace)
 
     def lengths(self, count: int = 64) -> NDArray[np.int64]:
         """Every row is full, and trained whole: the worst case."""
@@ -129,6 +130,7 @@ class Real(Work):
             micro_batch_size=rows,
             checkpointing=self.recompute,
             accumulation=rows < self.batch_rows,
+            workspace_bytes=product_workspace_bytes(torch.device(self.device)),
         )
 
     @property

@@ -23,7 +23,7 @@ def test_on_a_card_the_error_is_said() -> None:
     measured = {"allocated_bytes": allocated, "reserved_bytes": allocated + 2**30, "on_card_bytes": allocated + 2**31}
     facts = compare(EXPECTED, measured)
     assert facts["difference"] == pytest.approx(0.03)
-    assert "the estimate was +3.0%" in as_text(facts)
+    assert "the estimate was +3.0 %;" in as_text(facts)
 
 
 def test_what_is_not_known_is_not_compared() -> None:

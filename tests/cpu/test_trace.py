@@ -13,10 +13,10 @@ from lorafit.model.trace_depth import exact
 from lorafit.plan.allocator import MIB, replay
 from lorafit.plan.exact import Exact
 from lorafit.plan.holdings import weights
-from lorafit.plan.memory import CONTEXT_BYTES, WORKSPACE_BYTES, estimate
+from lorafit.plan.memory import CONTEXT_BYTES, estimate
 from lorafit.plan.picture import COLOURS, moments
 from lorafit.plan.question import MemoryQuestion
-from lorafit.plan.reserved import WORKSPACE, reserve
+from lorafit.plan.reserved import reserve, workspaces
 from lorafit.plan.shapes import shape_from_config
 from lorafit.plan.stack import Stack
 from lorafit.plan.unroll import training
@@ -86,6 +86,7 @@ def test_two_shallow_traces_give_the_deep_one_and_the_estimate_agrees(settings: 
     assert shallow.components() == whole.components()
     for phase, moment in whole.moments.items():  # lists of norms are rounded up to 512 bytes as a whole
         assert shallow.moments[phase].total == pytest.approx(moment.total, abs=2048)
+        assert shallow.moments[phase].counts == moment.counts  # tensors over all layers too, in their full shape
     repeated, told = (replay(training(each.recording)) for each in (shallow, whole))
     assert repeated.peak_allocated == pytest.approx(told.peak_allocated, abs=2**16)  # norms of tensors: 512 bytes each
     assert repeated.allocated == pytest.approx(told.allocated, abs=2**16)
@@ -120,7 +121,7 @@ def test_layers_that_differ_are_traced_one_and_all() -> None:
     found = traced(question)
     assert found.traced_layers == (6,)
     held = list(training(found.recording))
-    most = replay([(WORKSPACE, WORKSPACE_BYTES), *held], expandable=True)
+    most = replay([*workspaces(), *held], expandable=True)
     assert reserve(held, most.peak_reserved + CONTEXT_BYTES).fits_expandable
     assert not reserve(held, most.peak_allocated + CONTEXT_BYTES - MIB).fits_expandable
 

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lorafit.plan.allocator import replay
-from lorafit.plan.memory import WORKSPACE_BYTES
-from lorafit.plan.reserved import WORKSPACE
+from lorafit.plan.reserved import workspaces
 from lorafit.plan.unroll import Recording, training
 from scripts.vram_lengths import Lengths, Steps
 
@@ -34,7 +33,7 @@ def test_a_step_at_any_length_is_what_a_trace_there_would_be(length: int) -> Non
 
 @pytest.mark.parametrize("length", TRACED)
 def test_rows_of_one_length_reserve_what_a_replay_does(length: int) -> None:
-    events = [(WORKSPACE, WORKSPACE_BYTES), *training(recorded(length))]
+    events = [*workspaces(), *training(recorded(length))]
     assert STEPS.peak_reserved([length] * 3, None) == replay(events).peak_reserved
 
 
