@@ -6,9 +6,10 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from lorafit.errors import RecipeError
+from lorafit.errors import ModelError, RecipeError
 from lorafit.model.classify import labels_in
 from lorafit.model.find import find_model
+from lorafit.model.init_from import CONFIG
 from lorafit.model.run import Loaded, base_folder, load_model, load_run, read_recipe, result_folder
 from lorafit.model.tokenizer import load_tokenizer
 from lorafit.plan.base_config import positions
@@ -49,6 +50,7 @@ def find_target(name: str, data: Sequence[str] = ()) -> Target:
     root = Path(name).expanduser()
     run = RunFolder(root)
     if not run.is_run():
+        _refuse_bare_adapter(root)
         folder = find_model(name, where=ARGUMENT)
         context = positions(read_config(folder / "config.json"))
         labels = labels_in(folder)
@@ -60,6 +62,15 @@ def find_target(name: str, data: Sequence[str] = ()) -> Target:
     base = result if full else base_folder(run, recipe)
     context = positions(read_config(base / "config.json"))
     return Target(name, run, recipe, load_tokenizer(result), context, lambda: load_run(root), labels_in(result))
+
+
+def _refuse_bare_adapter(folder: Path) -> None:
+    """An adapter alone is half a model: a run knows its base, and what it was trained on."""
+    if not (folder / CONFIG).is_file() or any(folder.glob("model*.safetensors")):
+        return
+    run = folder.absolute().parent
+    fix = f"give its run: {run}" if RunFolder(run).is_run() else "give the folder of the run that made it"
+    raise ModelError("is an adapter, without a base", where=str(folder), fix=fix, code="E4-ADAPTER-ALONE")
 
 
 def _model_recipe(name: str, context: int | None, data: Sequence[str], *, classifies: bool) -> Recipe:

@@ -8,7 +8,7 @@ from pydantic_core import ErrorDetails
 
 from lorafit.recipe import outline
 from lorafit.recipe.outline import Node
-from lorafit.recipe.problems import KeyPath, Problem, child_value, shown, value_at
+from lorafit.recipe.problems import KeyPath, Problem, child_value, printable, shown, value_at
 from lorafit.recipe.scalars import plain_scalar
 from lorafit.recipe.suggest import did_you_mean, for_key, nearest
 
@@ -119,6 +119,8 @@ def _hint_for_word(word: str, node: Node) -> str:
         return f"write {{kind: {word}}}"
     if types == {"array"} and "path" in outline.fields(outline.child(node, 0, None), {}):
         return "write it under the key path"
+    if types == {"object"} and "path" in outline.fields(node, {}):
+        return f"write {{path: {printable(word)}}}"
     words = [str(each) for option in outline.options(node) for each in option.get("enum", [])]
     return did_you_mean(nearest(word, words or variants))
 

@@ -202,3 +202,13 @@ def test_a_damaged_recipe_of_a_run_is_a_fault_of_its_folder(tmp_path: Path, text
     assert all(fault.where.startswith(f"{run.resolved_recipe}") and fault.fix for fault in caught.value.faults)
     assert said in str(caught.value)
     assert caught.value.exit_code == 7
+
+
+def test_an_adapter_alone_sends_to_its_run(tmp_path: Path) -> None:
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match="is an adapter, without a base; give the folder of the run"):
+        find_target(str(tmp_path / "adapter"))
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(ModelError, match=f"give its run: {tmp_path} "):
+        find_target(str(tmp_path / "adapter"))

@@ -124,6 +124,13 @@ def test_an_echo_of_a_fault_is_not_said(faults: Faults) -> None:
     assert [line.split(": ")[1] for line in faults(text)] == ["data.validation.fraction"]
 
 
+def test_a_word_in_place_of_a_source_or_a_model_is_its_path(faults: Faults) -> None:
+    lists = faults("version: 1\nmodel: m\ndata: {train: [a.jsonl, {path: b.jsonl}]}")
+    assert [said.rpartition("; ")[2] for said in lists] == [
+        "write {path: m}  [E2-VALUE]", "write {path: a.jsonl}  [E2-VALUE]",
+    ]  # fmt: skip
+
+
 def test_one_block_of_data_is_named_as_written(faults: Faults) -> None:
     assert "data.train.pth: " in faults("version: 1\nmodel: {path: x}\ndata: {train: {pth: x}}")[0]
     assert "data.train.weight: expected a number in (0, 1000000], got 0" in faults(
