@@ -16,6 +16,7 @@ from lorafit.plan.question import BaseDtype, MemoryQuestion
 from lorafit.plan.stack import Stack
 from lorafit.recipe.adapters import Adapter, Dora, Full, Lora, TargetModules
 from lorafit.recipe.adapters.low_rank import LowRank
+from lorafit.recipe.problems import printable
 from lorafit.recipe.quantization import Nf4, Quantization, Unquantized
 from lorafit.recipe.schema import DataSpec, ModelSpec, Recipe, Source, TrainingSpec
 from lorafit.recipe.sharding import why_whole
@@ -45,7 +46,7 @@ def default_recipe(model: str, method: str | None, overrides: Sequence[str] = ()
     lean = not plain and method is not None and method.startswith("q")
     recipe = Recipe.model_construct(  # nothing here but the path needs a check, and validators take a while to make
         version=1,
-        model=ModelSpec(path=model),
+        model=_named(model),
         quantization=Nf4(keep_unpacked="none") if lean else Unquantized(),
         data=DataSpec.model_construct(train=[Source.model_construct(path="rows")]),
         training=TrainingSpec.model_construct(
@@ -56,6 +57,15 @@ def default_recipe(model: str, method: str | None, overrides: Sequence[str] = ()
         ),
     )
     return _overridden(recipe, overrides) if overrides else recipe
+
+
+def _named(model: str) -> ModelSpec:
+    try:
+        return ModelSpec(path=model)
+    except ValidationError:
+        fix = "give a hub id, a name like llama-3-8b, a size like 8b, or a folder with a config.json"
+        what = f"{printable(model)} is no name of a model: it is too long, or no valid text"
+        raise RecipeError(what, where="--model", fix=fix, code="E2-USAGE") from None
 
 
 def _overridden(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
@@ -91,7 +101,7 @@ def with_options(
         raise RecipeError("full fine-tuning has no rank and no target modules", fix="leave them out", code="E2-USAGE")
     options = {"micro_batch_size": micro_batch_size, "sharding": sharding}
     sizes = {name: value for name, value in options.items() if value is not None}
-    asked = recipe.model_copy(
+    return recipe.model_copy(
         update={
             "adapter": _changed("adapter", adapter, changes),
             "quantization": quantization,
@@ -99,9 +109,15 @@ def with_options(
             "training": _changed("training", recipe.training, sizes),
         }
     )
-    if sharding == "full" and (reason := why_whole(asked)):
-        raise RecipeError(reason, where="--sharding", fix="leave it out", code="E2-USAGE")
-    return asked
+
+
+def check_split(recipe: Recipe, stack: Stack | None, where: str) -> None:
+    """Refuse a base that a run could not split either, whichever options made it so. Raises RecipeError.
+
+    FSDP under transformers splits what is trained too.
+    """
+    if stack is None and recipe.training.sharding == "full" and (reason := why_whole(recipe)):
+        raise RecipeError(reason, where=where, fix="leave it out, or take auto or none", code="E2-USAGE")
 
 
 def check_overrides(overrides: Sequence[str], options: Mapping[str, object]) -> None:

@@ -15,12 +15,14 @@ from lorafit.recipe.schema import Recipe
 from lorafit.recipe.sharding import why_unsplit
 
 
-def warnings(recipe: Recipe, question: MemoryQuestion, found: NamedShape) -> list[str]:
-    """What was asked for and goes another way than its user may think."""
+def warnings(recipe: Recipe, question: MemoryQuestion, found: NamedShape, upcast: str | None = None) -> list[str]:
+    """What was asked for and goes another way than its user may think; `upcast` as the option said it."""
+    idle = upcast not in (None, "none") and isinstance(question.quantization, Unquantized)
     said = [
         counted_unquantised(found.taken_as, found.stored),
         beyond_positions(question.max_length, found.config),
         why_unsplit(recipe, question.gpus),
+        f"--upcast {upcast} turns nothing to float32: the base is not quantised" if idle else "",
     ]
     return [each for each in said if each]
 

@@ -20,7 +20,18 @@ def _linears(module: str, *parts: tuple[str, int, int, bool]) -> tuple[Linear, .
 
 
 def _head_width(keys: ConfigKeys, hidden: int, heads: int, usual: int | None = None) -> int:
-    return keys.optional("head_dim") or usual or hidden // heads
+    given = keys.optional("head_dim") or usual
+    if given is None and hidden > 1 and hidden % heads:  # 1 stands for a number that is wrong itself
+        keys.refuse("num_attention_heads", f"a divisor of the hidden size {hidden:,}, where no head_dim is given")
+    return given or hidden // heads
+
+
+def _key_heads(keys: ConfigKeys, heads: int) -> int:
+    """Give how many heads keys and values have: as many queries share each."""
+    found = keys.integer("num_key_value_heads", default=heads)
+    if heads > 1 and heads % found:
+        keys.refuse("num_key_value_heads", f"a divisor of the {heads:,} heads of attention")
+    return found
 
 
 def split(
@@ -40,7 +51,7 @@ def split(
     """Separate q, k, v and output projections; `qk_norm` is `none`, `head` (one head wide) or `width` (all heads)."""
     hidden, heads = keys.integer("hidden_size"), keys.integer("num_attention_heads")
     width = _head_width(keys, hidden, heads, head_width)
-    query, key = heads * width, keys.integer("num_key_value_heads", default=heads) * width
+    query, key = heads * width, _key_heads(keys, heads) * width
     normed = qk_norm != "none" and (qk_norm_key is None or keys.flag(qk_norm_key))
     norms = (2 * width if qk_norm == "head" else query + key) if normed else 0
     bias = has_bias(keys, qkv_bias)
@@ -84,7 +95,7 @@ def fused(
     hidden = keys.integer("hidden_size", "n_embd")
     heads = keys.integer("num_attention_heads", "n_head")
     width = _head_width(keys, hidden, heads)
-    key_heads = keys.integer("num_key_value_heads", default=heads) if grouped else heads
+    key_heads = _key_heads(keys, heads) if grouped else heads
     query, key = heads * width, key_heads * width
     parts = [
         (inward, hidden, query + 2 * key, has_bias(keys, bias)),

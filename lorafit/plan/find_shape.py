@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 from pathlib import Path
 from typing import cast
 
@@ -9,6 +10,7 @@ from lorafit import assets
 from lorafit.errors import ModelError, first_line
 from lorafit.plan.shapes import NamedShape, shape_by_name, shape_from_config
 
+LARGEST_CONFIG_BYTES = 256 * 2**20  # an index of weights has some ten MiB where there are many experts
 HUB_SECONDS = 5  # to wait for an answer
 
 
@@ -74,10 +76,10 @@ def _from_file(path: Path, name: str) -> NamedShape:
 def read_config(path: Path) -> dict[str, object]:
     """Read a model's config.json. ModelError when it is missing or is no JSON object."""
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(_text_of(path))
     except FileNotFoundError:
         raise ModelError(f"{path.parent} holds no config.json", fix="give a model folder", code="E4-CONFIG") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(
             f"cannot be read: {error}",
             where=str(path),
@@ -92,6 +94,17 @@ def read_config(path: Path) -> dict[str, object]:
             code="E4-CONFIG",
         )
     return cast("dict[str, object]", config)
+
+
+def _text_of(path: Path) -> str:
+    """Read a file that may be any: a pipe would wait, a device would have no end. ValueError for what is no config."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError("it is no file")
+    with path.open("rb") as file:
+        content = file.read(LARGEST_CONFIG_BYTES + 1)
+    if len(content) > LARGEST_CONFIG_BYTES:
+        raise ValueError(f"it has more than {LARGEST_CONFIG_BYTES // 2**20} MiB")
+    return content.decode()
 
 
 def _cached_config(hub_id: str, revision: str | None) -> Path | None:

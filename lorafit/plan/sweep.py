@@ -35,6 +35,7 @@ SETTINGS: dict[str, Callable[[MemoryQuestion, int], MemoryQuestion]] = {
     "micro_batch_size": _with_rows,
     "rank": _with_rank,
 }
+LIMITS = {"max_length": (8, 10**7), "micro_batch_size": (1, 10**6), "rank": (1, 4096)}  # those of a recipe
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,9 @@ def sweep(text: str, question: MemoryQuestion, capacity_bytes: int | None) -> Sw
     if found is None:
         raise _fault(f"{text!r} is no setting with a range")
     values = _doubled(_number(found[2]), _number(found[3])) if found[3] else _listed(found[2] + (found[4] or ""))
+    least, most = LIMITS[found[1]]
+    if beyond := [value for value in values if not least <= value <= most]:
+        raise _fault(f"{found[1]} is from {least:,} to {most:,}, and {beyond[0]:,} is not")
     change = SETTINGS[found[1]]
     return Sweep(found[1], [_point(value, change(question, value)) for value in values], capacity_bytes)
 
@@ -106,16 +110,13 @@ def _number(text: str) -> int:
     """A plain number, or thousands of 1,024."""
     if len(text) > MOST_DIGITS:
         raise _fault(f"{text[:MOST_DIGITS]}... is out of range")
-    value = int(text.removesuffix("k")) * (1024 if text.endswith("k") else 1)
-    if not 1 <= value <= 2**24:
-        raise _fault(f"{text} is out of range")
-    return value
+    return int(text.removesuffix("k")) * (1024 if text.endswith("k") else 1)
 
 
 def _doubled(low: int, high: int) -> list[int]:
     if high < low:
         raise _fault("the range ends before it begins")
-    values = [low]
+    values = [max(low, 1)]  # nothing doubled stays nothing: its own fault is found with the limits
     while values[-1] * 2 <= high:
         values.append(values[-1] * 2)
     return values if values[-1] == high else [*values, high]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from lorafit.errors import RecipeError
 from lorafit.plan.advice import Advice, Reach, advise, reaches
-from lorafit.plan.ask import ask, check_overrides, default_recipe, with_options
+from lorafit.plan.ask import ask, check_overrides, check_split, default_recipe, with_options
 from lorafit.plan.assumed import assumptions, warnings
 from lorafit.plan.bands import band
 from lorafit.plan.base_config import positions, refuse_stored_quantised
@@ -179,6 +179,7 @@ def answer(
     refuse_stored_quantised(found.config, name)
     attention = asked.model.attention
     stack = find_stack(engine, upcast, "sdpa" if attention == "auto" else attention, habits)
+    check_split(asked, stack, "--sharding" if sharding else "training.sharding")
     question = ask(asked, found.shape, gpus, card, stack, classes)
     result = estimate(question)
     around = band(question).with_own(own_truths)
@@ -191,7 +192,7 @@ def answer(
         estimate=result,
         fit=_fit(asked, question, result, card) if card else None,
         advice=advise(question),
-        warnings=warnings(asked, question, found),
+        warnings=warnings(asked, question, found, upcast),
         assumptions=[*assumptions(asked, question, card), f"the band {around.said}"],
         work=work(question, card, tokens, price_per_hour),
         outside=outside(question, result, asked.training.keep_checkpoints),

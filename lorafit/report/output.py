@@ -13,13 +13,19 @@ from lorafit.errors import StorageError
 
 def emit(result: dict[str, Any]) -> None:
     """Print the result for a program."""
-    write_out(json.dumps(result, ensure_ascii=False, allow_nan=False))
+    text = json.dumps(result, ensure_ascii=False, allow_nan=False)
+    write_out(text if _writable(text) == text else json.dumps(result, allow_nan=False))
 
 
 def write_out(text: str) -> None:
-    """Write to standard output."""
+    """Write to standard output, what its encoding lacks spelled out."""
     with writing_out():
-        print(text, flush=True)
+        print(_writable(text), flush=True)
+
+
+def _writable(text: str) -> str:
+    encoding = "utf-8" if sys.stdout is None else sys.stdout.encoding  # None: it was closed before the command began
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 @contextmanager

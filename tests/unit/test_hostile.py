@@ -32,6 +32,9 @@ FILES: dict[str, str | bytes] = {
     "bytes/config.json": b"\xff\xfe\x00",
     "list/config.json": "[]",
     "packed/config.json": json.dumps(LLAMA | {"quantization_config": {"quant_method": "gptq", "bits": 4}}),
+    "deep/config.json": '{"a":' * 100_000,
+    "heads/config.json": json.dumps(LLAMA | {"num_attention_heads": 5}),
+    "shared/config.json": json.dumps(LLAMA | {"num_key_value_heads": 3}),
     "rows.jsonl": b'{"text": \n\xff\n',
 }
 
@@ -44,6 +47,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         path.write_bytes(content.encode() if isinstance(content, str) else content)
     (tmp_path / "folder").mkdir()
     (tmp_path / "loop").symlink_to("loop")
+    for name in ("pipe", "endless"):
+        (tmp_path / name).mkdir()
+    os.mkfifo(tmp_path / "pipe" / "config.json")
+    (tmp_path / "endless" / "config.json").symlink_to("/dev/zero")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -63,6 +70,7 @@ def exit_code(words: list[str]) -> int:
             raise other
 
 
+SPLIT = ["estimate-vram", "--model", "8b", "--gpus", "2", "--set", "training.sharding=full"]
 RECIPES = ["none.yaml", "folder", "binary.yaml", "empty.yaml", "bomb.yaml", "twice.yaml", "nan.yaml", "huge.yaml"]
 RECIPES += ["negative.yaml", "loop", "", os.devnull, "x" * 5000, "a\0b", "a\udcff.yaml"]
 
@@ -82,6 +90,8 @@ def test_a_recipe_that_is_none(command: str, recipe: str) -> None:
         (["validate", "packed.yaml"], 4),
         (["estimate-vram", "packed.yaml"], 4),
         *((["estimate-vram", "--model", name], 4) for name in ("broken", "bare", "bytes", "list", "folder", "./none")),
+        *((["estimate-vram", "--model", name], 4) for name in ("deep", "heads", "shared", "pipe", "endless")),
+        *((["estimate-vram", "--model", name], 2) for name in ("x" * 5000, "\udcff", "./\udcff")),
         *((["estimate-vram", "--model", name], 4) for name in ("\1\2", "x" * 3000, "a\0b", "/" * 300, "..", "0b")),
         (["estimate-vram"], 2),
         (["estimate-vram", "--model", ""], 2),
@@ -93,7 +103,11 @@ def test_a_recipe_that_is_none(command: str, recipe: str) -> None:
         (["estimate-vram", "--model", "8b", "--micro-batch-size", "9" * 20], 2),
         (["estimate-vram", "--model", "8b", "--sweep", "max_length=1.." + "9" * 9], 2),
         (["estimate-vram", "--model", "8b", "--price-per-hour", "inf", "--gpu", "h100", "--tokens", "1B"], 2),
+        *((["estimate-vram", "--model", "8b", "--sweep", text], 2) for text in ("rank=1..5000", "max_length=1..100")),
         (["estimate-vram", "--model", "8b", "--set", "="], 2),
+        ([*SPLIT, "--method", "dora"], 2),
+        ([*SPLIT, "--method", "full"], 2),
+        ([*SPLIT, "--method", "full", "--engine", "transformers"], 0),
         (["train", "ünï cödé.yaml", "--resume", "--fresh"], 2),
         (["train", "ünï cödé.yaml", "--gpus", "65"], 2),
         (["merge", "folder"], 2),

@@ -89,6 +89,29 @@ def test_all_faults_at_once() -> None:
     assert named == {"hidden_size", "num_hidden_layers", "vocab_size", "mlp_bias", "intermediate_size"}
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_attention_heads": 5}, "num_attention_heads: expected a divisor of the hidden size 64"),
+        (
+            {"num_attention_heads": 4, "num_key_value_heads": 3},
+            "num_key_value_heads: expected a divisor of the 4 heads",
+        ),
+        (
+            {"num_attention_heads": 4, "num_key_value_heads": 8},
+            "num_key_value_heads: expected a divisor of the 4 heads",
+        ),
+    ],
+    ids=str,
+)
+def test_heads_share_the_width_and_the_keys(change: dict[str, int], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        shape_from_config(LLAMA | {"hidden_size": 64} | change, "toy")
+    shape_from_config(
+        LLAMA | {"hidden_size": 64, "num_attention_heads": 5, "num_key_value_heads": 5, "head_dim": 16}, "toy"
+    )
+
+
 def test_lists_of_layers_must_have_an_entry_each() -> None:
     config = entries_by_id()["Qwen/Qwen3.5-9B"] | {"layer_types": ["full_attention"] * 3}
     with pytest.raises(ModelError, match="layer_types: expected 32 entries"):

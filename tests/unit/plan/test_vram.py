@@ -340,6 +340,13 @@ def test_a_card_without_bfloat16_holds_the_rest_in_float32() -> None:
     assert any("t4 has no bfloat16" in line for line in found.assumptions)
 
 
+def test_an_upcast_without_a_quantised_base_is_said_to_do_nothing() -> None:
+    said = ask(model="8b", engine="transformers", upcast="all").warnings
+    assert said == ["--upcast all turns nothing to float32: the base is not quantised"]
+    assert ask(model="8b", engine="transformers", upcast="none").warnings == []
+    assert ask(model="8b", method="qlora", engine="transformers", upcast="all").warnings == []
+
+
 def test_a_folder_is_a_model(tmp_path: Path) -> None:
     config = {
         "model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
