@@ -265,10 +265,15 @@ STATES_TOLD = (
     "setting that decides: what it would have to be is told, which is no proof. The rest is *unexplained*.",
 )
 NVIDIA_SMI = (
-    "The step of plain transformers traced without a card and replayed through a model of torch's allocator, with",
-    "one constant for each environment: the median of what its own runs lack, which stands for the CUDA context.",
-    "The full run of 8 x 4096 fills the card: it runs out of memory, what is free goes back, and what is held after",
-    "that is read, not the most that was held before.",
+    "The step of plain transformers traced without a card and replayed through a model of torch's allocator, with one",
+    "constant for each environment: the median of what its own runs lack, which stands for the CUDA context. What is",
+    "held in the third step stands for a run, as in every step after it: the benchmark asked nvidia-smi once a second",
+    "through a hundred steps of up to ten seconds, and kept the most (foundation-model-stack/fms-acceleration,",
+    "scripts/benchmarks/benchmark.py@0055a36). In one run that is not the most there was: the full one of 8 x 4096",
+    "fills its card once, in the loss of the second step, gives back what is free, and never holds as much again. Had",
+    "that part of a second been read, it would have shown 8 % more. What is held after it hangs on where single blocks",
+    "lie when it happens. So does how many of three float32 logits find a free block in the full run of 4 x 4096: one",
+    "of them, 2.1 GB, is what that row lacks.",
 )
 TRACED = (
     "What was traced of a program's own code: [litgpt](2026-11-30-vram-litgpt.json) (`scripts/vram_litgpt.py`) and",

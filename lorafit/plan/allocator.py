@@ -60,6 +60,14 @@ class CachingAllocator:
         self.allocated += block.size
         self.peak_allocated = max(self.peak_allocated, self.allocated)
 
+    def play(self, events: Iterable[Event]) -> None:
+        """Let tensors come and go in this order. Raises CardFull."""
+        for tensor, size in events:
+            if self.holds(tensor):
+                self.release(tensor)
+            if size:
+                self.allocate(tensor, size)
+
     def holds(self, tensor: int) -> bool:
         """Tell whether this tensor has a place."""
         return tensor in self._taken
@@ -185,9 +193,5 @@ def _page(small: bool) -> int:
 def replay(events: Iterable[Event], capacity_bytes: int | None = None, *, expandable: bool = False) -> CachingAllocator:
     """Let tensors come and go in this order. Raises CardFull where they do not fit the capacity."""
     allocator = CachingAllocator(capacity_bytes, expandable=expandable)
-    for tensor, size in events:
-        if allocator.holds(tensor):
-            allocator.release(tensor)
-        if size:
-            allocator.allocate(tensor, size)
+    allocator.play(events)
     return allocator

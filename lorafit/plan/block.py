@@ -42,12 +42,13 @@ def play_layer(
 ) -> LayerMemory:
     """Play forward and backward; `lowest` marks the layer whose input wants no gradient.
 
-    A recomputed layer plays its forward beside the gradients that are there by then. Of one that `reenters` the frame
-    holds the output all through its backward (torch's CheckpointFunction.backward).
+    A recomputed layer plays its forward beside the gradients that are there by then. One that `reenters` is recomputed
+    to its end before any of its backward, and the frame holds the output all through that (torch's
+    CheckpointFunction.backward).
     """
     tape.recomputed = recomputed
     player = _Player(tape, setting, adapted)
-    first = _first_gradients(layer, tape, setting, adapted, input_bytes) if recomputed else []
+    first = _first_gradients(layer, tape, setting, adapted, input_bytes, reenters=reenters) if recomputed else []
     waiting = [tape.temporary(symbol, size) for symbol, size in first]
     hidden = tape.tensor("hidden", input_bytes, needs_grad=setting.full or not lowest)
     output = player.layer(layer, hidden)
@@ -57,7 +58,8 @@ def play_layer(
     held, keeps_input = output if recomputed and reenters else None, came() is not None
     del output
     if recomputed:
-        tape.stop_at_last_save()
+        if not reenters:
+            tape.stop_at_last_save()
         player.outlasting.clear()  # the graph of a recomputation is gone with it
     else:
         tape.begin_anew()
@@ -69,11 +71,13 @@ def play_layer(
 
 
 def _first_gradients(
-    layer: Layer, tape: Tape, setting: Setting, adapted: frozenset[str], input_bytes: int
+    layer: Layer, tape: Tape, setting: Setting, adapted: frozenset[str], input_bytes: int, *, reenters: bool
 ) -> list[tuple[str, int]]:
     """Symbol and bytes of the gradients that wait while the layer is recomputed."""
     once = Tape(tape.widths, tape.tokens)
     output = _Player(once, setting, adapted).layer(layer, once.tensor("hidden", input_bytes))
+    if reenters:
+        return [(output.symbol, output.bytes_each)]
     return once.before_recomputation(output.edge, output.symbol, output.bytes_each)
 
 

@@ -68,6 +68,13 @@ def test_it_is_what_a_trace_of_the_old_step_gives(asked: MemoryQuestion, billion
     assert estimate(asked).peak_bytes == pytest.approx(billions * 1e9, rel=0.005)
 
 
+@pytest.mark.parametrize(("amp", "billions"), [(True, 17.0508), (False, 17.6515)])
+def test_a_layer_that_reenters_is_recomputed_to_its_end_before_its_backward(amp: bool, billions: float) -> None:
+    """Traced as `scripts/vram_replay.py` does it: adapters on every linear make the moments differ."""
+    asked = replace(question(WIDE, "lora", 2, ATTENTION, amp=amp), adapter=Lora(rank=16))
+    assert estimate(asked).phases["backward of a layer"] == pytest.approx(billions * 1e9, rel=0.001)
+
+
 def test_a_cache_is_kept_where_layers_are_recomputed_only_by_one_family_and_only_then() -> None:
     for config, version, grows in (
         (SANTACODER, (4, 54), True),
