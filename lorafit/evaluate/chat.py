@@ -15,7 +15,7 @@ from lorafit.data.tokens import Encoder
 from lorafit.errors import DataError
 from lorafit.evaluate.classify import classify
 from lorafit.evaluate.generation import Answer, generate_answers
-from lorafit.evaluate.target import Target, find_target
+from lorafit.evaluate.target import Target, check_text, find_target
 from lorafit.model.adapt import base_of
 from lorafit.model.run import Loaded
 from lorafit.model.stops import stop_tokens
@@ -96,6 +96,8 @@ def converse(target: str, prompt: str | None, *, max_new_tokens: int, speak: boo
 
     With `speak` answers go to standard output as they are made. Gives what was said.
     """
+    if prompt is not None:
+        check_text(prompt, "--prompt")
     found = find_target(target)
     if found.labels:
         return _classified(found, prompt, speak=speak)

@@ -15,10 +15,12 @@ from lorafit.model.tokenizer import load_tokenizer
 from lorafit.plan.base_config import positions
 from lorafit.plan.find_shape import read_config
 from lorafit.recipe.adapters import Full
+from lorafit.recipe.problems import printable
 from lorafit.recipe.schema import DataSpec, ModelSpec, Recipe, Source
 from lorafit.rundir.layout import RunFolder
 
 DEFAULT_CONTEXT = 2048
+LONGEST_PATH = 4096  # characters, as in a recipe
 ARGUMENT = "RUN|MODEL (no run folder, so taken as a model)"  # as `lorafit eval --help` calls it
 
 
@@ -47,9 +49,14 @@ class Target:
 
 def find_target(name: str, data: Sequence[str] = ()) -> Target:
     """Tell a run from a model. Raises ModelError when it is neither, unfinished or damaged."""
+    for word, where in ((name, ARGUMENT), *((path, "--data") for path in data)):
+        _check_length(word, where)
+    for path in data:
+        check_text(path, "--data")
     root = Path(name).expanduser()
     run = RunFolder(root)
     if not run.is_run():
+        check_text(name, ARGUMENT)
         _refuse_bare_adapter(root)
         folder = find_model(name, where=ARGUMENT)
         context = positions(read_config(folder / "config.json"))
@@ -62,6 +69,19 @@ def find_target(name: str, data: Sequence[str] = ()) -> Target:
     base = result if full else base_folder(run, recipe)
     context = positions(read_config(base / "config.json"))
     return Target(name, run, recipe, load_tokenizer(result), context, lambda: load_run(root), labels_in(result))
+
+
+def _check_length(path: str, where: str) -> None:
+    if len(path) > LONGEST_PATH:
+        what = f"{printable(path)} has {len(path):,} characters, {LONGEST_PATH:,} at most"
+        raise RecipeError(what, where=where, fix="give a shorter one", code="E2-USAGE")
+
+
+def check_text(word: str, where: str) -> None:
+    """Refuse bytes that are no UTF-8, which no tokenizer and no recipe takes."""
+    if any("\ud800" <= character <= "\udfff" for character in word):  # as Python reads bytes that are no text
+        what = f"{printable(word)} has bytes that are not UTF-8"
+        raise RecipeError(what, where=where, fix="give text in UTF-8; a file may need another name", code="E2-USAGE")
 
 
 def _refuse_bare_adapter(folder: Path) -> None:

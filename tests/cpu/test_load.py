@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from toys import save_toy, toy_llama
 from transformers import core_model_loading
 
-from lorafit.errors import LorafitError, ModelError, SafetyRefusal, StorageError
+from lorafit.errors import LorafitError, ModelError, RecipeError, SafetyRefusal, StorageError
+from lorafit.evaluate.chat import converse
 from lorafit.evaluate.target import find_target
 from lorafit.model.adapt import attach
 from lorafit.model.documents import use_flat_rows
@@ -212,3 +213,14 @@ def test_an_adapter_alone_sends_to_its_run(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{}")
     with pytest.raises(ModelError, match=f"give its run: {tmp_path} "):
         find_target(str(tmp_path / "adapter"))
+
+
+@pytest.mark.parametrize("word", ["\udcff", "x" * 5000], ids=["no UTF-8", "too long"])
+def test_words_that_are_no_path_and_no_text(word: str, tmp_path: Path) -> None:
+    for ask in (lambda: find_target(word), lambda: find_target("builtin:tiny", [word])):
+        with pytest.raises(RecipeError) as caught:
+            ask()
+        assert len(str(caught.value)) < 300
+        assert caught.value.faults[0].fix
+    with pytest.raises(RecipeError, match=r"--prompt: .* not UTF-8"):
+        converse("builtin:tiny", "\udcff", max_new_tokens=1, speak=False)
