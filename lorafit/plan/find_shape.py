@@ -79,13 +79,12 @@ def read_config(path: Path) -> dict[str, object]:
         config = json.loads(_text_of(path))
     except FileNotFoundError:
         raise ModelError(f"{path.parent} holds no config.json", fix="give a model folder", code="E4-CONFIG") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(
-            f"cannot be read: {error}",
-            where=str(path),
-            fix="take the config.json that came with the weights",
-            code="E4-CONFIG",
-        ) from None
+    except OSError as error:
+        fix = "mend its rights, or give another folder"
+        raise ModelError(f"cannot be read: {error.strerror}", where=str(path), fix=fix, code="E4-CONFIG") from None
+    except (ValueError, RecursionError) as error:
+        fix = "take the config.json that came with the weights"
+        raise ModelError(f"cannot be read: {error}", where=str(path), fix=fix, code="E4-CONFIG") from None
     if not isinstance(config, dict):
         raise ModelError(
             "is no JSON object",

@@ -336,6 +336,12 @@ def test_a_folder_without_a_usable_config(tmp_path: Path, content: str | None, m
         find_shape(str(tmp_path))
 
 
+def test_a_config_that_cannot_be_opened_is_not_said_to_be_a_bad_one(tmp_path: Path) -> None:
+    (tmp_path / "config.json").symlink_to("config.json")  # an error of the system, whoever runs the test
+    with pytest.raises(ModelError, match="cannot be read: Too many levels of symbolic links; mend its rights"):
+        find_shape(str(tmp_path))
+
+
 @pytest.mark.parametrize("name", ["x" * 5000, "/" + "x" * 300, "a\0b"])
 def test_a_name_that_no_file_system_takes(name: str) -> None:
     with pytest.raises(ModelError):
