@@ -13,6 +13,7 @@ from lorafit.model.quiet import quiet_libraries, without_torch
 from lorafit.not_built import refuse_what_is_not_built
 from lorafit.report.output import emit, write_out, writing_out
 from lorafit.report.progress import say
+from lorafit.report.tell import tell
 from lorafit.train.launcher import inside_launcher, is_first_process
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -101,9 +102,7 @@ def evaluate(
         max_new_tokens=max_new_tokens,
         say=say,
     )
-    say(result.as_text())
-    if as_json:
-        emit(result.as_json())
+    tell(result, as_json)
 
 
 @app.command()
@@ -121,9 +120,7 @@ def merge(
     from lorafit.export.merge import merge as run_merge
 
     result = run_merge(run, out, dtype=dtype, force=force)
-    say(result.as_text())
-    if as_json:
-        emit(result.as_json())
+    tell(result, as_json)
 
 
 @app.command(name="estimate-vram")
@@ -153,6 +150,7 @@ def estimate_vram(
 ) -> None:
     """Say how much GPU memory training takes, by component, without a GPU and without weights."""
     from lorafit.data.class_count import read_recipe
+    from lorafit.model.of_class import read_shape
     from lorafit.plan.counts import tokens_of_a_row, tokens_to_train_on
     from lorafit.plan.vram import answer
     from lorafit.rundir.measured import own_truths
@@ -180,15 +178,14 @@ def estimate_vram(
         overrides=overrides,
         own_truths=own_truths(),
         habits=habit,
+        of_class=read_shape if exact else None,
     )
     if exact:
         quiet_libraries()
         from lorafit.train.trace import with_trace
 
         result = with_trace(result, picture)
-    say(result.as_text())
-    if as_json:
-        emit(result.as_json())
+    tell(result, as_json)
 
 
 @app.command()
@@ -198,9 +195,7 @@ def validate(recipe: RecipePath, overrides: Overrides = NO_OVERRIDES, as_json: A
     from lorafit.report.validation import check
 
     result = check(load_recipe(recipe, overrides))
-    say(result.as_text())
-    if as_json:
-        emit(result.as_json())
+    tell(result, as_json)
 
 
 @app.command()
@@ -262,9 +257,7 @@ def doctor(
     from lorafit.train.doctor import diagnose
 
     result = diagnose(loaded, network)
-    say(result.as_text())
-    if as_json:
-        emit(result.as_json())
+    tell(result, as_json)
     raise typer.Exit(result.exit_code)
 
 

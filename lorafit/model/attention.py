@@ -45,7 +45,10 @@ def documents_attention(
     `cu_seq_lens_q[i] : cu_seq_lens_q[i + 1]`. `explicit` writes every score out (`model.attention: eager`).
     Gives [1, S, heads, d], as transformers expects.
     """
-    assert attention_mask is None and cu_seq_lens_q is not None and max_length_q is not None
+    assert attention_mask is None
+    assert cu_seq_lens_q is not None and max_length_q is not None, (
+        "its layers do not tell attention where documents end"
+    )
     query, key, value = as_autocast(query, key, value)
     changes = _score_changes(others)
     explicit = explicit or any(change is not None for change in changes.values())

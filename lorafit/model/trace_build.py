@@ -19,6 +19,9 @@ from lorafit.model.trace_packed import pack
 from lorafit.plan.question import MemoryQuestion
 from lorafit.recipe.quantization import Unquantized
 
+# what transformers raises for a configuration that its class cannot be made of
+NOT_BUILT = (ValueError, KeyError, TypeError, AttributeError, StrictDataclassError)
+
 
 def build_fake(question: MemoryQuestion, config: Mapping[str, object], layers: int) -> Attached:
     """Build the model with so many layers, inside a FakeTensorMode. ModelError where transformers has no class."""
@@ -26,7 +29,7 @@ def build_fake(question: MemoryQuestion, config: Mapping[str, object], layers: i
     try:
         build: Any = AutoModelForSequenceClassification if question.classes else AutoModelForCausalLM
         model = cast("PreTrainedModel", build.from_config(shortened(config, layers), dtype=dtype))
-    except (ValueError, KeyError, TypeError, AttributeError, StrictDataclassError) as error:
+    except NOT_BUILT as error:
         raise _no_class(config, error) from None
     if not isinstance(question.quantization, Unquantized):
         pack(model, question)
@@ -43,23 +46,30 @@ def build_fake(question: MemoryQuestion, config: Mapping[str, object], layers: i
     return attached
 
 
-def shortened(config: Mapping[str, object], layers: int) -> PretrainedConfig:
-    """Make transformers' configuration, with only so many layers."""
+def shortened(config: Mapping[str, object], layers: int | None = None) -> PretrainedConfig:
+    """Make transformers' configuration, with only so many layers (None: as many as it says)."""
     text = config.get("text_config")
     inner: dict[str, Any] = dict(text) if isinstance(text, Mapping) else dict(config)
     kind = str(inner.get("model_type") or config.get("model_type"))
     if kind not in CONFIG_MAPPING:
         raise _no_class(config, KeyError(kind))
-    depth_key = "n_layer" if "n_layer" in inner else "num_hidden_layers"
-    inner[depth_key] = layers
     inner.setdefault("pad_token_id", None)  # a default may lie beyond this vocabulary
-    for key in ("layer_types", "mlp_layer_types"):
-        if isinstance(inner.get(key), list):
-            inner[key] = inner[key][:layers]
+    if layers is not None:
+        inner[_depth_key(inner, kind)] = layers
+        for key in ("layer_types", "mlp_layer_types"):
+            if isinstance(inner.get(key), list):
+                inner[key] = inner[key][:layers]
     for key in ("auto_map", "quantization_config", "torch_dtype", "dtype", "architectures"):
         inner.pop(key, None)
     made: PretrainedConfig = CONFIG_MAPPING[kind](**inner)
     return made
+
+
+def _depth_key(config: Mapping[str, object], kind: str) -> str:
+    """Under which key the number of layers stands: transformers takes its own name beside the family's."""
+    usual = "num_hidden_layers"
+    own = str(CONFIG_MAPPING[kind].attribute_map.get(usual, usual))
+    return own if own in config else usual
 
 
 def _no_class(config: Mapping[str, object], error: BaseException) -> ModelError:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping
 from importlib.metadata import version
 
+from lorafit.errors import ModelError
 from lorafit.model.trace import OptimizerBuilder, Trace, trace
 from lorafit.model.trace_log import Birth, Peak
 from lorafit.plan.exact import Exact, Moment, TensorGroup
@@ -23,7 +24,13 @@ def exact(
     """Trace the step; `whole` traces every layer even where all are alike. ModelError where it cannot be built."""
     layers = len(question.shape.layers)
     depths = (layers,) if whole or layers <= SHALLOW[-1] or not _alike(question) else SHALLOW
-    traces = [trace(question, config, depth, build_optimizer) for depth in depths]
+    try:
+        traces = [trace(question, config, depth, build_optimizer) for depth in depths]
+    except ModelError:
+        if len(depths) == 1 or not question.shape.read_off:
+            raise
+        depths = (layers,)  # some configurations say more of each layer than how many there are
+        traces = [trace(question, config, layers, build_optimizer)]
     found = [moments(each, depth, question.recomputed) for each, depth in zip(traces, depths, strict=True)]
     deep = found[-1]
     if len(found) > 1:

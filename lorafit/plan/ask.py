@@ -193,14 +193,16 @@ def ask(
 ) -> MemoryQuestion:
     """Make the question, with every `auto` resolved: on a card to what fits, else to one row, recomputed.
 
+    Of a shape that was read off a class nobody knows what else would fit, so that each stays at its least.
+
     `classes` are those of a classification head, 0 without one.
     """
     if stack and stack.lists_experts:
         shape = with_listed_experts(shape)
     least = least_question(recipe, shape, _dtype(recipe, card), gpus, stack, classes)
-    if card is None:
-        return resolve(recipe, least, None)
-    return resolve(recipe, replace(least, workspace_bytes=card.workspace_bytes), Room(card.capacity_bytes))
+    if card is not None:
+        least = replace(least, workspace_bytes=card.workspace_bytes)
+    return resolve(recipe, least, None if card is None or shape.read_off else Room(card.capacity_bytes))
 
 
 def _dtype(recipe: Recipe, card: Card | None) -> BaseDtype:

@@ -44,7 +44,7 @@ def assumptions(recipe: Recipe, question: MemoryQuestion, card: Card | None) -> 
         said.append(f"gradient_checkpointing auto: {choice}{why}")
     if recipe.training.micro_batch_size == "auto":
         said.append(f"micro_batch_size auto is {question.micro_batch_size}: {_why_so_many(recipe, question, card)}")
-    if card is not None:
+    if card is not None and not question.shape.read_off:
         said.append(f"the longest row is looked for in steps of {ROW_STEP} tokens, below that of {SHORT_ROW_STEP}")
     if question.unpacked_layers:
         layers = f"{question.unpacked_layers} of {len(question.shape.layers)} layers"

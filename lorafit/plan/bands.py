@@ -55,6 +55,8 @@ def band(question: MemoryQuestion) -> Band:
     """Give the band that observed errors of this kind make; a kind that is not in the table was observed too little."""
     made, kind = _bands(), mode(question)
     found, cards = made["modes"].get(kind), made["cards"]
+    if question.shape.read_off:
+        return Band(cards["below"], cards["above"], "is what cards showed beyond traced transformers")
     if found is None:
         below, above = made["unobserved"]
         return Band(below, above, "is a guess: too little of this kind was compared with traces or cards")

@@ -115,13 +115,13 @@ class Exact:
         parts["cuBLAS workspace"] += self.workspace_bytes
         return {name: size for name, size in parts.most_common() if size}
 
-    def as_json(self, estimated_bytes: int) -> dict[str, object]:
-        """Give the facts for a program; `difference` is the estimate's, as a share of the exact peak."""
+    def as_json(self, estimated_bytes: int | None) -> dict[str, object]:
+        """Give the facts for a program; `difference` is the estimate's, where there is one, as a share of the peak."""
         peak = self.moments[self.peak_phase]
         return {
             "peak_bytes": self.peak_bytes,
             "peak_phase": self.peak_phase,
-            "difference": estimated_bytes / self.peak_bytes - 1,
+            "difference": None if estimated_bytes is None else estimated_bytes / self.peak_bytes - 1,
             "components": [{"name": name, "bytes": size} for name, size in self.components().items()],
             "phases": {phase: moment.total + self.workspace_bytes for phase, moment in self.moments.items()},
             "largest_tensors": [_tensor_json(group, size, peak.counts[group]) for group, size in _largest(peak)],
@@ -131,9 +131,12 @@ class Exact:
             "versions": dict(self.versions),
         } | (self.reserved.as_json() if self.reserved else {})
 
-    def as_text(self, estimated_bytes: int, unit: Unit) -> str:
+    def as_text(self, estimated_bytes: int | None, unit: Unit) -> str:
         """Give the facts for a person, in the unit of the table above."""
         peak = self.moments[self.peak_phase]
+        beside = ""
+        if estimated_bytes is not None:
+            beside = f"; the estimate is {signed_percent(estimated_bytes / self.peak_bytes - 1)}"
         depths = " and ".join(str(depth) for depth in self.traced_layers)
         rows = [f"{unit.of(size):>8}  {name}" for name, size in self.components().items()]
         tensors = [
@@ -143,8 +146,7 @@ class Exact:
         return "\n".join(
             [
                 f"EXACT, the real step traced with {depths} of {self.layers} layers in {self.seconds:.1f} s: "
-                f"{unit.of(self.peak_bytes)} {unit.name} in the {self.peak_phase}; "
-                f"the estimate is {signed_percent(estimated_bytes / self.peak_bytes - 1)}",
+                f"{unit.of(self.peak_bytes)} {unit.name} in the {self.peak_phase}{beside}",
                 *([self.reserved.as_text(unit)] if self.reserved else []),
                 *rows,
                 f"Largest tensors at that moment, in {unit.name}:",

@@ -8,23 +8,29 @@ from typing import cast
 
 from lorafit import assets
 from lorafit.errors import ModelError, first_line
-from lorafit.plan.shapes import NamedShape, shape_by_name, shape_from_config
+from lorafit.plan.shapes import NamedShape, OfClass, shape_by_name, shape_from_config
 
 LARGEST_CONFIG_BYTES = 256 * 2**20  # an index of weights has some ten MiB where there are many experts
 HUB_SECONDS = 5  # to wait for an answer
 
 
 def find_shape(
-    text: str, revision: str | None = None, *, online: bool = False, where: str = "model.path"
+    text: str,
+    revision: str | None = None,
+    *,
+    online: bool = False,
+    where: str = "model.path",
+    of_class: OfClass | None = None,
 ) -> NamedShape:
     """Find the shape of `builtin:tiny`, a folder, a `config.json`, a hub id, a usual name or a size.
 
     Nothing is downloaded, but `online` the config.json of a hub id that is not known here. `where` is what the user
-    named the model by. Raises ModelError when it is none of these, or its config.json cannot be read.
+    named the model by; `of_class` reads the shape of an unknown family. Raises ModelError when it is none of these, or
+    its config.json cannot be read.
     """
     path = assets.existing(text)
     if path is not None:
-        return _from_file(path / "config.json" if path.is_dir() else path, text)
+        return _from_file(path / "config.json" if path.is_dir() else path, text, of_class)
     if text.startswith((".", "/", "~")):
         raise ModelError(
             f"no model folder at {text[:200]!r}",
@@ -34,7 +40,7 @@ def find_shape(
         )
     cached = _cached_config(text, revision)
     if cached:
-        return _from_file(cached, text)
+        return _from_file(cached, text, of_class)
     try:
         return shape_by_name(text)
     except ModelError as error:
@@ -43,7 +49,7 @@ def find_shape(
         fetched = _fetched_config(text, revision)
         if isinstance(fetched, str):
             raise _not_given(error, fetched) from None
-    return _from_file(fetched, text)
+    return _from_file(fetched, text, of_class)
 
 
 def _fetched_config(hub_id: str, revision: str | None) -> Path | str:
@@ -68,9 +74,9 @@ def _not_given(error: ModelError, reason: str) -> ModelError:
     )
 
 
-def _from_file(path: Path, name: str) -> NamedShape:
+def _from_file(path: Path, name: str, of_class: OfClass | None) -> NamedShape:
     config = read_config(path)
-    return NamedShape(shape_from_config(config, str(path)), name, [], config)
+    return NamedShape(shape_from_config(config, str(path), of_class), name, [], config)
 
 
 def read_config(path: Path) -> dict[str, object]:

@@ -159,6 +159,7 @@ class ModelShape:
     windows: tuple[int | None, ...] = ()  # of each layer: how many tokens it sees; None or nothing here: all
     mask_bytes: int = 0  # of a causal mask for all positions that lies beside the weights
     notes: tuple[str, ...] = ()
+    read_off: bool = False  # of transformers' class: what its layers keep only a trace tells
 
     @property
     def changed_embeddings(self) -> bool:

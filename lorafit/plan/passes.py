@@ -54,7 +54,10 @@ class Passes:
 
 
 def play_passes(question: MemoryQuestion) -> Passes:
-    """Play every distinct layer once."""
+    """Play every distinct layer once; of a shape that was read off a class nothing is known that could be played."""
+    if question.shape.read_off:
+        unknown = LayerLoad(NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, trained=0, keeps_input=False)
+        return Passes([unknown] * len(question.shape.layers), 0)
     targets = {linear.name for linear in question.targets}
     played: dict[tuple[int, frozenset[str], int, bool, bool, bool, int | None], tuple[LayerLoad, int]] = {}
     loads, stream = [], question.stream_bytes

@@ -1,6 +1,6 @@
 """The shape of a model, from its `config.json` or from a name people type."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from lorafit.errors import ModelError
@@ -13,6 +13,9 @@ from lorafit.plan.targets import taken_for_stacks
 from lorafit.recipe.suggest import nearest
 
 __all__ = ["Linear", "ModelShape", "NamedShape", "shape_by_name", "shape_from_config"]
+
+# reads the shape of a family that is not in the table off transformers' own class
+OfClass = Callable[[Mapping[str, object], str], ModelShape]
 
 
 @dataclass(frozen=True)
@@ -40,21 +43,32 @@ def shape_by_name(name: str) -> NamedShape:
     return NamedShape(shape, match.entry.hub_id, list(match.alternatives), match.entry.config, match.entry.stored)
 
 
-def shape_from_config(config: Mapping[str, object], name: str) -> ModelShape:
+def shape_from_config(config: Mapping[str, object], name: str, of_class: OfClass | None = None) -> ModelShape:
     """Read the sizes of a model from its `config.json`; `name` is what messages call it.
 
     Raises:
-        ModelError: the model type is none of `FAMILIES`, or keys are missing or no numbers.
+        ModelError: the model type is none of `FAMILIES` and there is no `of_class`, or keys are missing or no numbers.
     """
     text = config.get("text_config")
+    model_type = text_type(config)
+    if of_class is not None and isinstance(model_type, str) and model_type not in FAMILIES:
+        return of_class(config, name)
     if not isinstance(text, Mapping):
         return _shape(config, name)
     outer = {
-        "model_type": TEXT_TYPES.get(str(config.get("model_type"))),
+        "model_type": model_type,
         "tie_word_embeddings": config.get("tie_word_embeddings"),
     }
     shape = _shape(outer | dict(text), name)
     return replace(shape, notes=(*shape.notes, "only the text part is counted, no vision or audio tower"))
+
+
+def text_type(config: Mapping[str, object]) -> object:
+    """Give the model type of what reads text, as config.json has it."""
+    text = config.get("text_config")
+    if not isinstance(text, Mapping):
+        return config.get("model_type")
+    return text.get("model_type") or TEXT_TYPES.get(str(config.get("model_type")))
 
 
 def _shape(config: Mapping[str, object], name: str) -> ModelShape:
@@ -110,6 +124,6 @@ def _unknown_type(model_type: object, name: str) -> ModelError:
     return ModelError(
         missing if model_type is None else f"model_type: {model_type!r} is no family that lorafit knows the shape of",
         where=name,
-        fix=f"{ask}known: {', '.join(sorted(FAMILIES))}",
+        fix=f"{ask}--exact reads it off transformers' own class; known: {', '.join(sorted(FAMILIES))}",
         code="E4-MODEL-TYPE",
     )

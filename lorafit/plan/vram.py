@@ -15,7 +15,7 @@ from lorafit.plan.find_shape import find_shape
 from lorafit.plan.memory import estimate
 from lorafit.plan.outside import outside
 from lorafit.plan.question import Component, Estimate, MemoryQuestion
-from lorafit.plan.shapes import NamedShape
+from lorafit.plan.shapes import NamedShape, OfClass
 from lorafit.plan.shards import may_split
 from lorafit.plan.stack import find_stack
 from lorafit.plan.work import Work, work
@@ -35,7 +35,8 @@ class Fit:
     card: Card
     verdict: Verdict
     headroom_bytes: int
-    reaches: list[Reach]  # the recipe's own way to recompute, or the last two of `auto`; the furthest last
+    # the recipe's own way to recompute, or the last two of `auto`; the furthest last; none where only a trace tells
+    reaches: list[Reach]
 
     def as_json(self) -> dict[str, object]:
         """Give the facts for a program. `tight` fits too, with expandable segments, as a run sets them."""
@@ -45,8 +46,8 @@ class Fit:
             "fits": self.verdict != "does not fit",
             "headroom_bytes": self.headroom_bytes,
             "verdict": self.verdict,
-            "largest_micro_batch_size": self.reaches[-1].most_rows,
-            "longest_row_tokens": self.reaches[-1].longest_row,
+            "largest_micro_batch_size": self.reaches[-1].most_rows if self.reaches else None,
+            "longest_row_tokens": self.reaches[-1].longest_row if self.reaches else None,
             "reaches": [reach.as_json() for reach in self.reaches],
         }
 
@@ -100,7 +101,7 @@ class Answer:
             "alternatives": self.model.alternatives,
             "work": self.work.as_json(),
             "sweep": self.sweep.as_json() if self.sweep else None,
-            "exact": self.exact.as_json(found.peak_bytes) if self.exact else None,
+            "exact": self.exact.as_json(self.estimated_bytes) if self.exact else None,
         }
 
     def as_text(self) -> str:
@@ -108,6 +109,11 @@ class Answer:
         from lorafit.plan.vram_text import as_text
 
         return as_text(self)
+
+    @property
+    def estimated_bytes(self) -> int | None:
+        """The peak as it was estimated; None where the trace is all there is."""
+        return None if self.question.shape.read_off else self.estimate.peak_bytes
 
     def beyond_the_peak(self) -> list[tuple[str, int, str]]:
         """Name, bytes and reason of what is on the card beside the allocated tensors."""
@@ -143,12 +149,14 @@ def answer(
     overrides: Sequence[str] = (),
     habits: Sequence[str] = (),
     own_truths: Sequence[float] = (),
+    of_class: OfClass | None = None,
 ) -> Answer:
     """Estimate for a recipe, or for a model's name; options take the place of the recipe's settings.
 
     `classes` are those of a classification head, 0 for a language model; `overrides` change the recipe that a name
     stands for (one that was read has had its own); `habits` are those of a run of transformers, by their names;
-    `own_truths` are peaks that were measured here, as shares above or below their estimates.
+    `own_truths` are peaks that were measured here, as shares above or below their estimates; `of_class` reads the shape
+    of a family that lorafit has no table of, whose answer a trace then makes whole.
 
     Raises:
         RecipeError: no model, or an unknown method, card or target module.
@@ -174,8 +182,8 @@ def answer(
         sharding=sharding,
     )
     name = model or base.model.path
-    where = "--model" if model else "model.path"
-    found = find_shape(name, None if model else base.model.revision, online=True, where=where)
+    revision, where = (None, "--model") if model else (base.model.revision, "model.path")
+    found = find_shape(name, revision, online=True, where=where, of_class=of_class)
     refuse_stored_quantised(found.config, name)
     attention = asked.model.attention
     stack = find_stack(engine, upcast, "sdpa" if attention == "auto" else attention, habits)
@@ -190,8 +198,8 @@ def answer(
         model=found,
         question=question,
         estimate=result,
-        fit=_fit(asked, question, result, card) if card else None,
-        advice=advise(question),
+        fit=fit_on(card, result, _reaches(asked, question, card)) if card else None,
+        advice=[] if question.shape.read_off else advise(question),
         warnings=warnings(asked, question, found, upcast),
         assumptions=[*assumptions(asked, question, card), f"the band {around.said}"],
         work=work(question, card, tokens, price_per_hour),
@@ -203,10 +211,26 @@ def answer(
 def _swept(text: str, question: MemoryQuestion, card: Card | None) -> "Sweep":
     from lorafit.plan.sweep import sweep
 
+    if question.shape.read_off:
+        raise RecipeError(
+            f"{question.shape.model_type!r} is known by its traces only, and a sweep makes none",
+            where="--sweep", fix="leave it out, and ask for one setting at a time", code="E2-USAGE",
+        )  # fmt: skip
     return sweep(text, question, card.capacity_bytes if card else None)
 
 
-def _fit(recipe: Recipe, question: MemoryQuestion, result: Estimate, card: Card) -> Fit:
+def _reaches(recipe: Recipe, question: MemoryQuestion, card: Card) -> list[Reach]:
+    if question.shape.read_off:
+        return []
+    return reaches(
+        question,
+        card.capacity_bytes,
+        auto=recipe.training.gradient_checkpointing == "auto",
+        splits=recipe.training.sharding == "auto" and may_split(recipe, question),
+    )
+
+
+def fit_on(card: Card, result: Estimate, found: list[Reach]) -> Fit:
     """Tight: the tensors fit, the holes that torch leaves between them may not."""
     needed = result.peak_bytes + result.context_bytes
     verdict: Verdict = "does not fit"
@@ -216,10 +240,5 @@ def _fit(recipe: Recipe, question: MemoryQuestion, result: Estimate, card: Card)
         card=card,
         verdict=verdict,
         headroom_bytes=card.capacity_bytes - (result.on_card_bytes if verdict == "fits" else needed),
-        reaches=reaches(
-            question,
-            card.capacity_bytes,
-            auto=recipe.training.gradient_checkpointing == "auto",
-            splits=recipe.training.sharding == "auto" and may_split(recipe, question),
-        ),
+        reaches=found,
     )

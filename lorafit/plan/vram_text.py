@@ -25,7 +25,7 @@ def as_text(answer: "Answer") -> str:
     if answer.sweep:
         blocks.append(answer.sweep.as_text())
     if answer.exact:
-        blocks.append(answer.exact.as_text(answer.estimate.peak_bytes, Unit(answer.estimate.peak_bytes)))
+        blocks.append(answer.exact.as_text(answer.estimated_bytes, Unit(answer.estimate.peak_bytes)))
     if answer.fit:
         blocks.append(_verdict(answer.fit, answer))
     if answer.advice:
@@ -106,7 +106,7 @@ def _verdict(fit: "Fit", answer: "Answer") -> str:
         if estimate.high_bytes - estimate.peak_bytes > fit.headroom_bytes:
             first += ", but not at the upper end of the band"
     lines = [first, *(_reach(reach, most) for reach in fit.reaches if reach.longest_row)]
-    if len(lines) == 1:
+    if fit.reaches and len(lines) == 1:
         return f"{first}\nNo row is short enough. {_other_cards(estimate)}"
     return "\n".join([*lines, *([_other_cards(estimate)] if fit.verdict == "does not fit" else [])])
 

@@ -9,9 +9,10 @@ from lorafit.data.rows import check_rows, local_files, sources
 from lorafit.errors import DataError, Fault, LorafitError, MachineError, ModelError
 from lorafit.model.find import find_local
 from lorafit.model.init_from import start_faults
+from lorafit.model.quiet import without_torch
 from lorafit.plan.base_config import beyond_positions, refuse_stored_as, refuse_stored_quantised
-from lorafit.plan.find_shape import find_shape
-from lorafit.plan.shapes import NamedShape
+from lorafit.plan.find_shape import find_shape, read_config
+from lorafit.plan.shapes import NamedShape, text_type
 from lorafit.plan.targets import leaf_counts, match_targets
 from lorafit.plan.trackers import missing_trackers
 from lorafit.recipe.adapters import Full
@@ -88,15 +89,23 @@ def _check_model(recipe: Recipe, notes: list[str]) -> None:
 
 def _shape(recipe: Recipe, notes: list[str]) -> NamedShape | None:
     """Find the model's sizes on this machine, else in the catalogue."""
-    is_here = find_local(recipe.model.path) is not None
+    here = find_local(recipe.model.path)
     try:
         return find_shape(recipe.model.path, recipe.model.revision)
-    except ModelError:
-        if is_here:
+    except ModelError as error:
+        if here and not (error.faults[0].code == "E4-MODEL-TYPE" and _has_class(here)):
             raise
         unseen = f"{recipe.model.path} is not on this machine and not in the catalogue"
-        notes.append(f"model: {unseen}: its layers were not checked")
+        notes.append(f"model: {error.faults[0].what if here else unseen}: its layers were not checked")
         return None
+
+
+def _has_class(folder: Path) -> bool:
+    """Tell whether transformers knows the model type: then a run asks its class for the layers."""
+    without_torch()
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES  # only here: it takes seconds to load
+
+    return text_type(read_config(folder / "config.json")) in CONFIG_MAPPING_NAMES
 
 
 def _check_template(recipe: Recipe, notes: list[str]) -> None:

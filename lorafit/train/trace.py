@@ -14,6 +14,7 @@ from lorafit.plan.picture import draw
 from lorafit.plan.question import MemoryQuestion
 from lorafit.plan.reserved import reserve
 from lorafit.plan.stack import Stack
+from lorafit.plan.traced import as_traced
 from lorafit.plan.unroll import training
 from lorafit.plan.vram import Answer
 from lorafit.recipe.optimizers import OPTIMIZERS, SMALLEST_PAGED_VALUES
@@ -40,7 +41,8 @@ def with_trace(answer: Answer, picture: Path | None = None) -> Answer:
         _write(picture, draw(found.recording, f"{answer.asked}, {answer.question.method}: allocated over a step"))
     capacity = answer.fit.card.capacity_bytes if answer.fit else None
     held = reserve(training(found.recording), capacity, found.workspace_bytes)
-    return replace(answer, exact=replace(found, reserved=held))
+    found = replace(found, reserved=held)
+    return as_traced(answer, found) if answer.question.shape.read_off else replace(answer, exact=found)
 
 
 def _check_program(question: MemoryQuestion) -> None:

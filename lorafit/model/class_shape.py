@@ -1,0 +1,94 @@
+"""A model's sizes, read off transformers' own class: for families that lorafit has no table of."""
+
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.pytorch_utils import Conv1D
+
+from lorafit.errors import ModelError, first_line
+from lorafit.model.memory import decoder_layers
+from lorafit.model.trace_build import NOT_BUILT, shortened
+from lorafit.plan.layers import Attention, Experts, Layer, Linear, Mlp, ModelShape
+from lorafit.plan.shapes import text_type
+from lorafit.plan.targets import part_of
+
+TRACED = (
+    "its sizes are read off transformers' class, its bytes are those of the trace, each `auto` stays at its least, and "
+    "only a run proves that the documents of a row stay apart in it"
+)
+
+
+def class_shape(config: Mapping[str, object], name: str) -> ModelShape:
+    """Build the model without weights and memory, and read its layers, linears and counts. ModelError.
+
+    What a layer does with its linears is not read: only a trace of its step tells what it keeps.
+    """
+    kind = text_type(config)
+    if kind not in CONFIG_MAPPING:
+        raise _not_read(name, f"{kind!r} is no family that transformers has")
+    try:
+        with torch.device("meta"):
+            model = cast("PreTrainedModel", AutoModelForCausalLM.from_config(shortened(config), dtype=torch.bfloat16))
+        return _shape(model, name)
+    except NOT_BUILT as error:
+        raise _not_read(name, f"transformers' class cannot be made of it: {first_line(error)}") from None
+
+
+def _not_read(name: str, why: str) -> ModelError:
+    return ModelError(
+        f"model_type: {why}",
+        where=name,
+        fix="take the config.json that came with the weights; transformers must have a class for its model_type",
+        code="E4-MODEL-TYPE",
+    )
+
+
+def _shape(model: PreTrainedModel, name: str) -> ModelShape:
+    config = model.config.get_text_config()
+    layers = decoder_layers(model)
+    names = {id(module): path for path, module in model.named_modules()}
+    prefix = names[id(layers[0])].rpartition(".")[0]
+    kinds: dict[Layer, Layer] = {}
+    found = [_layer(each, f"{prefix}.{index}", config) for index, each in enumerate(layers)]
+    read = tuple(kinds.setdefault(layer, layer) for layer in found)
+    inside = sum(layer.parameters for layer in read)
+    head, embedding = model.get_output_embeddings(), cast("nn.Embedding", model.get_input_embeddings())
+    tied = head is None or head.weight is embedding.weight
+    vocab_size, hidden_size = embedding.weight.shape
+    ends = vocab_size * hidden_size * (1 if tied else 2)
+    return ModelShape(
+        name=name,
+        model_type=config.model_type,
+        hidden_size=hidden_size,
+        vocab_size=vocab_size,
+        tied=tied,
+        layers=read,
+        prefix=prefix,
+        outer_parameters=sum(p.numel() for p in model.parameters()) - inside - ends,
+        notes=(f"of {config.model_type!r} there is no table: " + TRACED,),
+        read_off=True,
+    )
+
+
+def _layer(module: nn.Module, path: str, config: PretrainedConfig) -> Layer:
+    linears = [_linear(each, name) for name, each in module.named_modules() if isinstance(each, nn.Linear | Conv1D)]
+    mixing = [linear for linear in linears if part_of(f"{path}.{linear.name}") in ("attention", "mixer")]
+    others = [linear for linear in linears if linear not in mixing]
+    stacked = sum(p.numel() for p in module.parameters() if p.ndim == 3)
+    known = sum(linear.weights + linear.biases for linear in linears) + stacked
+    width = max((max(linear.in_features, linear.out_features) for linear in others), default=0)
+    outputs = [linear.out_features for linear in mixing] or [config.hidden_size]
+    return Layer(
+        attention=Attention(tuple(mixing), 1, outputs[0], outputs[min(1, len(outputs) - 1)], outputs[-1]),
+        mlp=Mlp(tuple(others), width, experts=Experts(1, 1, width, stacked) if stacked else None),
+        norm_parameters=sum(p.numel() for p in module.parameters()) - known,
+    )
+
+
+def _linear(module: nn.Linear | Conv1D, name: str) -> Linear:
+    weight = module.weight if isinstance(module, nn.Linear) else module.weight.t()
+    return Linear(name, weight.shape[1], weight.shape[0], module.bias is not None)

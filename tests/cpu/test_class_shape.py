@@ -1,0 +1,82 @@
+"""Families without a table: sizes off transformers' class, and an answer that is the trace's."""
+
+import json
+from pathlib import Path
+
+import pytest
+from test_shapes_oracle import ONE_OF_EACH_FAMILY, SMALL, VARIANTS
+
+from lorafit.errors import ModelError, RecipeError
+from lorafit.model.of_class import read_shape
+from lorafit.plan.catalogue import Entry
+from lorafit.plan.shapes import shape_from_config
+from lorafit.plan.vram import Answer, answer
+from lorafit.recipe.load import load_recipe
+from lorafit.report.validation import check
+from lorafit.train.trace import with_trace
+
+NEW = SMALL | {"model_type": "ministral", "head_dim": 16, "sliding_window": 4096}
+
+
+def assert_read_as_tabled(config: dict[str, object]) -> None:
+    tabled, read = shape_from_config(config, "it"), read_shape(config, "it")
+    sizes = [[(linear.name, linear.weights, linear.biases) for linear in shape.linears()] for shape in (tabled, read)]
+    assert sizes[0] == sizes[1]
+    counts = [(shape.total_parameters, shape.tied, shape.embedding_parameters) for shape in (tabled, read)]
+    assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("changes", VARIANTS, ids=lambda changes: "-".join(map(str, changes.values())))
+def test_what_is_read_off_a_class_is_what_the_table_says(changes: dict[str, object]) -> None:
+    assert_read_as_tabled(SMALL | changes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("entry", ONE_OF_EACH_FAMILY, ids=lambda entry: str(entry.config["model_type"]))
+def test_what_is_read_off_a_class_is_what_the_table_says_of_every_family(entry: Entry) -> None:
+    assert_read_as_tabled(entry.config)
+
+
+def ask(folder: Path, config: dict[str, object], **options: object) -> Answer:
+    (folder / "config.json").write_text(json.dumps(config))
+    usual: dict[str, object] = {
+        "model": str(folder), "method": "qlora", "rank": None, "target_modules": None, "max_length": 512,
+        "micro_batch_size": None, "gpus": 1, "gpu": "24GB", "of_class": read_shape,
+    }  # fmt: skip
+    return answer(None, **usual | options)  # type: ignore[arg-type]
+
+
+def test_a_family_without_a_table_is_answered_by_its_trace(tmp_path: Path) -> None:
+    """Ministral, which the table lacks, does as Mistral; so does its trace, which the table's estimate must meet."""
+    read, tabled = with_trace(ask(tmp_path, NEW)), with_trace(ask(tmp_path, NEW | {"model_type": "mistral"}))
+    assert tabled.exact
+    assert read.estimate.peak_bytes == sum(part.bytes for part in read.estimate.components) == tabled.exact.peak_bytes
+    assert read.estimate.peak_bytes == pytest.approx(tabled.estimate.peak_bytes, rel=0.01)
+    said = json.loads(json.dumps(read.as_json()))
+    assert (said["fits"]["verdict"], said["fits"]["longest_row_tokens"]) == ("fits", None)
+    assert (said["advice"], said["exact"]["difference"]) == ([], None)
+    text = read.as_text()
+    assert "of 'ministral' there is no table" in text
+    assert "the estimate is" not in text
+    assert "FITS 24 GB card" in text
+
+
+def test_without_a_trace_such_a_family_is_refused_with_the_way_to_one(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="--exact reads it off"):
+        ask(tmp_path, NEW, of_class=None)
+    with pytest.raises(RecipeError, match="a sweep makes none"):
+        ask(tmp_path, NEW, swept="max_length=128..512")
+    with pytest.raises(ModelError, match="is no family that transformers has"):
+        ask(tmp_path, NEW | {"model_type": "miniestral"})
+
+
+def test_validate_leaves_the_layers_of_such_a_family_to_the_run(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(NEW))
+    (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n')
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"version: 1\nmodel: {{path: {tmp_path}}}\ndata: {{train: [{{path: {tmp_path}/rows.jsonl}}]}}\n")
+    notes = check(load_recipe(recipe, [])).notes
+    assert any("'ministral' is no family" in note and "not checked" in note for note in notes)
+    (tmp_path / "config.json").write_text(json.dumps(NEW | {"model_type": "miniestral"}))
+    with pytest.raises(ModelError, match="miniestral"):
+        check(load_recipe(recipe, []))
