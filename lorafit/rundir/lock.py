@@ -105,7 +105,7 @@ class RunLock:
         return descriptor
 
     def _refusal(self) -> RunInUse:
-        fix = "wait until it ends, or choose another folder with --out"
+        fix = "wait until it ends" if self.shared else "wait until it ends, or choose another folder with --out"
         return RunInUse(
             f"is in use {_in_use(self.folder.lock)}", where=str(self.folder.root), fix=fix, code="E9-LOCKED"
         )

@@ -169,7 +169,8 @@ def _open_used(run: Run, recipe_text: bytes, resolved_json: str, mode: Mode) -> 
         held = read_state(run.folder)
         standing = stands(run.folder, held.status, held.step, run.lock.left_by, locked=False)
         what = f"holds a run that {standing.what}"
-        fix = "add --resume to continue it, or --fresh to start anew"
+        use = "use it as it is, or add" if held.status == "finished" else "add --resume to continue it, or"
+        fix = f"{use} --fresh to start anew"
         raise RunInUse(what, where=str(run.folder.root), fix=fix, code="E9-USED")
     if mode == "fresh":
         _move_aside(run)

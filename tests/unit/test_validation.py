@@ -42,6 +42,12 @@ def test_a_model_that_cannot_be_seen_is_noted() -> None:
     assert any("were not checked" in note for note in check(load_recipe(RECIPE, ["model.path=org/unseen"])).notes)
 
 
+def test_a_family_without_a_known_shape_is_noted_since_it_trains(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "opt", "hidden_size": 32}))
+    notes = check(load_recipe(RECIPE, [f"model.path={tmp_path}"])).notes
+    assert any("'opt' is no family that lorafit knows the shape of: its layers were not checked" in n for n in notes)
+
+
 def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
     assert any("config.json" in line for line in faults(f"model.path={tmp_path}"))
 

@@ -12,6 +12,7 @@ from lorafit.errors import RunInUse
 from lorafit.rundir import journal
 from lorafit.rundir.holder import this_process
 from lorafit.rundir.layout import RunFolder
+from lorafit.rundir.lock import RunLock
 from lorafit.rundir.state import read_standing
 from rundir.runs import begin
 
@@ -52,4 +53,16 @@ def test_a_run_that_is_open_is_being_trained(tmp_path: Path) -> None:
                 run.mark("running")
             assert read_standing(run.folder).what.startswith(f"is being trained by pid {os.getpid()} on host")
         run.mark("stopped", step=3)
+        with pytest.raises(RunInUse, match="wait until it ends  ") as caught:
+            RunLock(run.folder, shared=True).acquire()
+        assert "--out" not in str(caught.value)
     assert read_standing(run.folder).what == "is stopped at step 3"
+
+
+def test_a_finished_run_needs_no_resuming(tmp_path: Path) -> None:
+    with begin(tmp_path / "run") as run:
+        run.mark("running")
+        journal.record_metrics(run, {"step": 6})
+        run.mark("finished", step=6, exit_code=0)
+    with pytest.raises(RunInUse, match="is finished at step 6; use it as it is, or add --fresh to start anew"):
+        begin(run.folder.root)
