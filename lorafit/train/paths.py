@@ -25,6 +25,7 @@ from lorafit.train.sizes import Sizes
 
 CAPPED = "the model caps its logits"
 SCALED = "the model scales its logits"
+NO_TABLE = "what would fit is not known of this family; `gradient_checkpointing: none` keeps them"
 TRAINED = "the head is trained"
 HIDDEN = "the head is not all there is to the logits"
 
@@ -88,8 +89,9 @@ class Way:
         """Say whether time is paid for memory."""
         again = self.sizes.recomputed_layers
         if again != 0:
-            asked = self.recipe.training.gradient_checkpointing
-            why = "as the recipe says" if asked in ("full", "offloaded") else "a row does not fit without"
+            why = "a row does not fit without" if self.sizes.question else NO_TABLE
+            if self.recipe.training.gradient_checkpointing in ("full", "offloaded"):
+                why = "as the recipe says"
             which = "every layer" if again in (None, self.sizes.layers) else f"{again} of {self.sizes.layers} layers"
             kept = ", from inputs that wait on the host" if self.sizes.offloaded else ""
             return _path("activations", "off", f"those of {which} are computed twice{kept}: {why}")

@@ -20,7 +20,7 @@ from lorafit.recipe.schema import Recipe
 from lorafit.report import machine
 from lorafit.report.finding import Finding
 from lorafit.train.doctor import TITLES, diagnose
-from lorafit.train.paths import CAPPED, TRAINED, way_by_shape, way_of
+from lorafit.train.paths import CAPPED, NO_TABLE, TRAINED, way_by_shape, way_of
 from lorafit.train.sizes import Sizes
 from lorafit.train.start import start
 
@@ -97,6 +97,7 @@ def test_what_is_foreseen_is_what_the_model_takes(make: object, kind: str, recom
     assert reason in named(foreseen, "loss").what
     assert named(foreseen, "attention").status == ("off" if capped else "on")
     assert named(foreseen, "activations").status == ("off" if recompute else "on")
+    assert (NO_TABLE in named(foreseen, "activations").what) is recompute  # `sizes` above come of no estimate
 
 
 def test_a_run_begins_with_the_same_lines(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
