@@ -12,7 +12,7 @@ def as_traced(answer: Answer, exact: Exact) -> Answer:
     """Put what the trace found in place of an estimate that knew nothing of the layers."""
     peak, reserved = exact.peak_bytes, exact.reserved
     low, high = band(answer.question).around(peak)
-    loading = answer.estimate.phases["loading"]
+    loading, workspace = answer.estimate.phases["loading"], exact.workspace_bytes
     found = replace(
         answer.estimate,
         peak_bytes=peak,
@@ -20,7 +20,7 @@ def as_traced(answer: Answer, exact: Exact) -> Answer:
         high_bytes=high,
         peak_phase=exact.peak_phase,
         components=tuple(Component(name, size, "traced") for name, size in exact.components().items()),
-        phases={"loading": loading, **{phase: moment.total for phase, moment in exact.moments.items()}},
+        phases={"loading": loading, **{phase: moment.total + workspace for phase, moment in exact.moments.items()}},
         reserved_bytes=max(0, reserved.expandable_bytes - peak) if reserved else 0,
     )
     fit = fit_on(answer.fit.card, found, []) if answer.fit else None

@@ -51,6 +51,7 @@ def test_a_family_without_a_table_is_answered_by_its_trace(tmp_path: Path) -> No
     read, tabled = with_trace(ask(tmp_path, NEW)), with_trace(ask(tmp_path, NEW | {"model_type": "mistral"}))
     assert tabled.exact
     assert read.estimate.peak_bytes == sum(part.bytes for part in read.estimate.components) == tabled.exact.peak_bytes
+    assert read.estimate.peak_bytes == max(read.estimate.phases.values())
     assert read.estimate.peak_bytes == pytest.approx(tabled.estimate.peak_bytes, rel=0.01)
     said = json.loads(json.dumps(read.as_json()))
     assert (said["fits"]["verdict"], said["fits"]["longest_row_tokens"]) == ("fits", None)
