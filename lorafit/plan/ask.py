@@ -43,11 +43,12 @@ def default_recipe(model: str, method: str | None, overrides: Sequence[str] = ()
 
     `plain`: as the Trainer of transformers has it, AdamW and a step after every pass. Raises RecipeError.
     """
-    lean = not plain and method is not None and method.startswith("q")
+    packed = method is not None and method.startswith("q")
+    lean = packed and not plain
     recipe = Recipe.model_construct(  # nothing here but the path needs a check, and validators take a while to make
         version=1,
         model=_named(model),
-        quantization=Nf4(keep_unpacked="none") if lean else Unquantized(),
+        quantization=Nf4(keep_unpacked="none") if packed else Unquantized(),
         data=DataSpec.model_construct(train=[Source.model_construct(path="rows")]),
         training=TrainingSpec.model_construct(
             micro_batch_size=1,

@@ -128,6 +128,30 @@ def test_a_name_alone_trains_as_the_trainer_does_and_set_changes_it() -> None:
         answer(None, model="8b", method=None, overrides=["training.optimiser=adamw"], **options)  # type: ignore[arg-type]
 
 
+def test_a_published_run_may_have_left_its_scales_unpacked() -> None:
+    """transformers' own default is `bnb_4bit_use_double_quant=False`."""
+    options = {
+        "rank": None,
+        "target_modules": None,
+        "max_length": None,
+        "micro_batch_size": None,
+        "gpus": 1,
+        "gpu": None,
+    }
+    single, double = (
+        answer(
+            None,
+            model="8b",
+            method="qlora",
+            engine="transformers",
+            overrides=[f"quantization.double_quant={asked}"],
+            **options,  # type: ignore[arg-type]
+        ).estimate.peak_bytes
+        for asked in ("false", "true")
+    )
+    assert single > double
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_setting_what_memory_does_not_read_changes_no_name(method: str) -> None:
     options = {"rank": None, "target_modules": None, "max_length": None, "micro_batch_size": None, "gpus": 1}
