@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-from lorafit.plan.shapes import ModelShape
 from scripts.vram_reasons import Case, measured_bytes, row_key, run_key, traces
 
 GB = 1e9
@@ -61,19 +60,23 @@ def lies_between_draws(case: Case) -> str:
 
 
 def lies_between_other_draws(case: Case) -> str:
-    """Say the same of rows whose own lengths are not known."""
+    """Say the same of rows whose own lengths are not known, or of packed ones, whose answers are not."""
+    if run_key(case.row).endswith("packed"):
+        return _lies_between_answers(case)
     told = lies_between_draws(case)
     return f"would need lengths as far apart as the other tables' data has ({told})" if told else ""
 
 
-def needs_few_trained(case: Case) -> str:
-    """Say how many values can have had a gradient, at the least that one takes: 2 bytes, beside two states of one."""
-    shape: ModelShape = case.question.shape
-    weights = 2 * shape.total_parameters
-    room = measured_bytes(case.row) - weights
-    if room < 0:
+def _lies_between_answers(case: Case) -> str:
+    found = traces("swift").get(run_key(case.row), {"one length": 0, "draws": [0]})
+    alone, draws = found["one length"], found["draws"]
+    assert isinstance(alone, int)
+    assert isinstance(draws, list)
+    sizes = sorted([alone, *draws])
+    if not sizes[0] <= measured_bytes(case.row) <= sizes[-1]:
         return ""
+    told = ", ".join(f"{size / GB:.1f}" for size in draws)
     return (
-        f"weights are {weights / GB:.1f} GB: would need that no more than {room / 4 / GB:.1f} of "
-        f"{shape.total_parameters / GB:.1f} billion values were trained"
+        f"replayed, {alone / GB:.1f} GB where every token is an answer, {told} over {found['passes']} passes with any "
+        "number of them as likely"
     )

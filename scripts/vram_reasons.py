@@ -18,6 +18,7 @@ from lorafit.plan.listed import with_listed_experts
 from lorafit.plan.memory import CONTEXT_BYTES, estimate
 from lorafit.plan.question import MemoryQuestion
 from lorafit.plan.stack import Stack
+from lorafit.recipe.adapters import Lora
 
 Row = dict[str, str]
 NOTES = Path(__file__).parents[1] / "benchmarks"
@@ -100,7 +101,8 @@ def run_key(row: Row) -> str:
     """Tell runs apart as far as lengths matter: rank and targets, and a mask of one row's, make next to nothing."""
     method = "qlora" if row["method"] == "qlora" else "full" if row["method"] == "full" else "lora"
     kept = ", nothing recomputed" if row["grad_ckpt"] == "false" else ""
-    return f"{row['model']} {method} {row['micro_batch']} x {row['seq_len'].strip('<=')}{kept}"
+    packed = ", packed" if "packing" in row["method"] else ""
+    return f"{row['model']} {method} {row['micro_batch']} x {row['seq_len'].strip('<=')}{kept}{packed}"
 
 
 @cache
@@ -227,6 +229,16 @@ def packed_experts(bits: int) -> Change:
         return replace(found, beside_bytes=found.beside_bytes - shape.expert_parameters)
 
     return changed
+
+
+def read_before_packed(case: Case) -> Case:
+    """Have every weight on the card as it is stored, in 16 bits, before any is packed."""
+    return replace(case, traced_bytes=max(case.bytes, 2 * case.question.shape.total_parameters))
+
+
+def nothing_trained(case: Case) -> Case:
+    """Freeze all: gradients pass through to no weight; an adapter of rank 1 is the least that can be asked for."""
+    return asked(adapter=Lora(rank=1, target_modules=["q_proj"]))(case)
 
 
 def zero_two(case: Case) -> Case:

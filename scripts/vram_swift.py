@@ -9,11 +9,12 @@ recomputation does not see it (bitsandbytes 0.41.3, which the benchmark names). 
 
 import csv
 import json
+import random
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -94,8 +95,20 @@ def steps_of(row: dict[str, str]) -> Steps | None:
         )
     shape = shape_from_config(config, row["model"])
     question = replace(question, shape=shape, adapter=adapter, accumulation=False, micro_batch_size=1)
+    if is_packed(row):
+        return Steps({count: _packed(question, config, count) for count in TRACED})
     with _plain(), _own_code(row["model"], question):
         return Steps({length: _recorded(replace(question, max_length=length), config) for length in TRACED})
+
+
+def is_packed(row: dict[str, str]) -> bool:
+    """Tell whether rows are of one length: what differs between them is how many of their tokens are answers."""
+    return "packing" in row["method"]
+
+
+def _packed(question: MemoryQuestion, config: dict[str, object], answers: int) -> Any:
+    with _plain(), patch.object(vram_replay, "_loss", partial(_scaled_loss, answers)):
+        return _recorded(question, config)
 
 
 def _recorded(question: MemoryQuestion, config: dict[str, object]) -> Any:
@@ -130,6 +143,22 @@ def _narrow_loss(model: PreTrainedModel, batch: DeviceBatch, version: tuple[int,
     del logits
     outputs.argmax(-1)
     return loss
+
+
+def _scaled_loss(answers: int, model: PreTrainedModel, batch: DeviceBatch, version: tuple[int, ...]) -> torch.Tensor:
+    """The weighted loss of agents: float32 outputs, and of those a copy of the tokens that are answers.
+
+    `compute_scaled_loss` in swift/trainers/trainers.py of ms-swift 2.0.5, which its tuners were compared with.
+    """
+    del version
+    logits = model(**_inputs(batch)).logits
+    outputs = logits.float()
+    del logits
+    picked = outputs[0, :-1][torch.zeros(min(answers, outputs.shape[1] - 1), dtype=torch.long)]
+    losses = functional.cross_entropy(picked, torch.zeros(len(picked), dtype=torch.long), reduction="none")
+    del picked
+    outputs.argmax(-1)
+    return losses.mean()
 
 
 def _with_normalised_head(*others: Any) -> Any:
@@ -174,10 +203,19 @@ def _old_class() -> type[nn.Module]:
 def replayed(row: dict[str, str], steps: Steps) -> dict[str, object]:
     """Replay a row's run over rows of one length, and over some draws of lengths as its data has them."""
     max_length, rows = int(row["seq_len"].strip("<=")), int(row["micro_batch"])
+    if is_packed(row):
+        draws = [_reserved(steps, _evenly(max_length - 1, seed)) for seed in SEEDS]
+        return {"passes": STEPS, "one length": _reserved(steps, [max_length - 1] * 3), "draws": sorted(draws)}
     total = (DATA_ROWS if max_length <= 2048 else SAMPLED_ROWS) * FUDAN_NEWS.share(max_length)
     count = min(STEPS * rows, round(total))
     draws = [_reserved(steps, _batches(FUDAN_NEWS.draw(count, max_length, seed), rows)) for seed in SEEDS]
     return {"passes": count // rows, "one length": _reserved(steps, [rows * max_length] * 3), "draws": sorted(draws)}
+
+
+def _evenly(most: int, seed: int) -> list[int]:
+    """Draw how many tokens of each row are answers, of which nothing is published: any number is as likely."""
+    draw = random.Random(seed)
+    return [draw.randint(1, most) for _ in range(STEPS)]
 
 
 def _batches(lengths: Sequence[int], rows: int) -> list[int]:
