@@ -47,22 +47,27 @@ def build_fake(question: MemoryQuestion, config: Mapping[str, object], layers: i
 
 
 def shortened(config: Mapping[str, object], layers: int | None = None) -> PretrainedConfig:
-    """Make transformers' configuration, with only so many layers (None: as many as it says)."""
+    """Make transformers' configuration with only so many layers, one of each kind: a kind has tables of its own.
+
+    None: with as many as it says.
+    """
     text = config.get("text_config")
     inner: dict[str, Any] = dict(text) if isinstance(text, Mapping) else dict(config)
     kind = str(inner.get("model_type") or config.get("model_type"))
     if kind not in CONFIG_MAPPING:
         raise _no_class(config, KeyError(kind))
     inner.setdefault("pad_token_id", None)  # a default may lie beyond this vocabulary
-    if layers is not None:
-        inner[_depth_key(inner, kind)] = layers
-        for key in ("layer_types", "mlp_layer_types"):
-            if isinstance(inner.get(key), list):
-                inner[key] = inner[key][:layers]
     for key in ("auto_map", "quantization_config", "torch_dtype", "dtype", "architectures"):
         inner.pop(key, None)
     made: PretrainedConfig = CONFIG_MAPPING[kind](**inner)
-    return made
+    if layers is None:
+        return made
+    for key in ("layer_types", "mlp_layer_types"):
+        kinds = getattr(made, key, None)
+        if isinstance(kinds, list) and (key in inner or len(set(kinds)) > 1):
+            inner[key] = _few(kinds, layers)
+    inner[_depth_key(inner, kind)] = layers
+    return cast("PretrainedConfig", CONFIG_MAPPING[kind](**inner))
 
 
 def _depth_key(config: Mapping[str, object], kind: str) -> str:
@@ -70,6 +75,12 @@ def _depth_key(config: Mapping[str, object], kind: str) -> str:
     usual = "num_hidden_layers"
     own = str(CONFIG_MAPPING[kind].attribute_map.get(usual, usual))
     return own if own in config else usual
+
+
+def _few(kinds: list[str], layers: int) -> list[str]:
+    """Take the first so many; in place of the last of them the kinds that only come later."""
+    later = [kind for kind in dict.fromkeys(kinds) if kind not in kinds[:layers]]
+    return kinds[: layers - len(later)] + later
 
 
 def _no_class(config: Mapping[str, object], error: BaseException) -> ModelError:

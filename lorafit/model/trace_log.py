@@ -118,21 +118,21 @@ def _sums_gradients(func: Any, args: Any) -> bool:
 def kernel_scratch_bytes(operation: str, args: Any) -> int:
     """Bytes that a card's kernel takes within one operation, which a fake tensor does not show.
 
-    bitsandbytes unpacks the whole weight for a long pass; FlashAttention-2 adds the gradient of the queries up in
-    float32, heads rounded up to 32, keeps a sum of each score row, and makes the gradients of grouped keys and values
-    for every head of the queries first; the memory-efficient kernel adds those of 16-bit queries up in float32 too, in
-    blocks of 64; logsumexp writes out exp(x - max), and the backward of softmax on a card
-    gradient times output.
+    bitsandbytes unpacks the whole weight for a long pass (its `_dequant_linear_fallback`); FlashAttention-2 adds the
+    gradient of the queries up in float32, heads rounded up to 32, keeps a sum of each score row, and makes the
+    gradients of grouped keys and values for every head of the queries first; the memory-efficient kernel adds those of
+    16-bit queries up in float32 too, in blocks of 64; logsumexp writes out exp(x - max), and the backward of softmax on
+    a card gradient times output.
     https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp
     https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/transformers/cuda/mem_eff_attention/kernel_backward.h
     https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/ReduceOps.cpp (logsumexp_out_impl)
     https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/cuda/SoftMax.cu (softmax_backward_cuda_out)
     """
     if "gemm_4bit" in operation:
-        x, shape = args[0], args[2]
-        tokens = x.numel() // x.shape[-1]
-        scales = shape[0] * shape[1] // 64 * 4
-        return int(shape[0] * shape[1] * x.element_size() + scales) if tokens > FUSED_4BIT_TOKENS else 0
+        x, shape, scales = args[0], args[2], args[3]
+        tokens, blocks = x.numel() // x.shape[-1], shape[0] * shape[1] // 64
+        unpacked = 2 * blocks * 4 if scales.numel() < blocks else 0  # of scales that are packed too, twice
+        return int(shape[0] * shape[1] * x.element_size() + unpacked) if tokens > FUSED_4BIT_TOKENS else 0
     if "int8_scaled_mm" in operation:  # sums are whole numbers first
         return int(args[0].shape[0] * args[1].shape[0] * 4)
     if "_varlen_attn_backward" in operation:

@@ -82,8 +82,10 @@ def _bits4_class() -> type[nn.Module]:
             bias: Any = self.bias
             bias = None if bias is None else bias.to(self.compute_dtype)
             state: Any = self.quant_state
-            out: torch.Tensor = matmul_4bit(x.to(self.compute_dtype), self.weight, bias=bias, quant_state=state)
-            return out.to(x.dtype)
+            asked = x.dtype
+            x = x.to(self.compute_dtype)  # held as long as the answer is brought back
+            out: torch.Tensor = matmul_4bit(x, self.weight, bias=bias, quant_state=state).to(asked)
+            return out
 
     return Packed
 

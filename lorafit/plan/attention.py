@@ -47,10 +47,14 @@ def split(
     query_gate: bool = False,
     scores: Literal["plain", "capped", "sinks"] = "plain",
     joined: bool = False,
+    even: bool = False,
 ) -> Attention:
-    """Separate q, k, v and output projections; `qk_norm` is `none`, `head` (one head wide) or `width` (all heads)."""
+    """Separate q, k, v and output projections; `qk_norm` is `none`, `head` (one head wide) or `width` (all heads).
+
+    `even`: the heads share the width, whatever config.json says of theirs.
+    """
     hidden, heads = keys.integer("hidden_size"), keys.integer("num_attention_heads")
-    width = _head_width(keys, hidden, heads, head_width)
+    width = hidden // heads if even else _head_width(keys, hidden, heads, head_width)
     query, key = heads * width, _key_heads(keys, heads) * width
     normed = qk_norm != "none" and (qk_norm_key is None or keys.flag(qk_norm_key))
     norms = (2 * width if qk_norm == "head" else query + key) if normed else 0
@@ -68,6 +72,7 @@ def split(
         key_width=key,
         value_width=key,
         qk_norm=normed,
+        normed_heads=normed and qk_norm == "head",
         scores=scores,
         joined=joined,
         narrow_softmax=scores == "sinks",
@@ -87,14 +92,15 @@ def fused(
     grouped: bool = False,
     joined: bool = False,
     narrow_softmax: bool = False,
+    even: bool = False,
 ) -> Attention:
     """One projection for queries, keys and values together.
 
-    `outward_first` is the order of the modules; `grouped` lets several queries share a key.
+    `outward_first` is the order of the modules; `grouped` lets several queries share a key; `even`: see `split`.
     """
     hidden = keys.integer("hidden_size", "n_embd")
     heads = keys.integer("num_attention_heads", "n_head")
-    width = _head_width(keys, hidden, heads)
+    width = hidden // heads if even else _head_width(keys, hidden, heads)
     key_heads = _key_heads(keys, heads) if grouped else heads
     query, key = heads * width, key_heads * width
     parts = [

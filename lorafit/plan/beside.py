@@ -1,5 +1,6 @@
 """What the model holds beside its layers while they run: positions, the batch, masks, and the embedding."""
 
+from lorafit.plan.operations import FLOAT32
 from lorafit.plan.passes import Passes
 from lorafit.plan.question import Component, MemoryQuestion
 
@@ -10,7 +11,8 @@ def positions(question: MemoryQuestion) -> Component:
     """What every layer reads beside the stream: sines and cosines of positions, and the batch itself."""
     shape, tokens = question.shape, question.tokens
     width = max((layer.attention.rotary_width for layer in shape.layers), default=0)
-    table = 2 * shape.position_tables * width * question.embedding_bytes
+    size = FLOAT32 if shape.wide_positions else question.embedding_bytes
+    table = 2 * shape.position_tables * width * size
     if question.stack:  # all rows of the batch read one table
         row = question.max_length
         size, formula = row * table + tokens * IDS_BYTES, f"{row:,} positions x {table:,} + {tokens:,} x {IDS_BYTES}"

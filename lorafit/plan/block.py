@@ -90,7 +90,10 @@ class _Player(Mixing):
                 normed = self.norm(x, layer.norm)
             out = self.own_dropout(layer, self.mlp(layer.mlp, normed))
             return self.add(self.add(x, mixed), out)
-        x = self.add(x, self.branch(layer, x, attention=True))
+        mixed = self.branch(layer, x, attention=True)
+        x = self.add(x, mixed)
+        if not layer.holds_mixed:
+            del mixed
         return self.add(x, self.branch(layer, x, attention=False))
 
     def branch(self, layer: Layer, x: Tensor, *, attention: bool) -> Tensor:
@@ -153,9 +156,10 @@ class _Player(Mixing):
         wide = experts.float32_shares and not (experts.sigmoid_shares and self.setting.autocast)
         size = max(out.bytes_each, FLOAT32 if wide else 0)
         weighted = self.tape.record("routed", size, [out, router], saved=[out], scratch=self.shares_scratch(out, size))
-        weighted = self.tape.record("routed", size, [weighted], saves_weight=True)
+        # back in the order of tokens: the gradient is put into zeros, beside which it is made
+        weighted = self.tape.record("routed", size, [weighted], scratch=[("routed", size)], saves_weight=True)
         del gathered, both, sorting
-        summed = self.tape.record("hidden", size, [weighted], passes_on=True)
+        summed = self.tape.record("hidden", size, [weighted], passes_on=experts.per_token == 1)
         return self.cast(summed, x.bytes_each)
 
     def shares_scratch(self, out: Tensor, size: int) -> list[tuple[str, int]]:
@@ -202,6 +206,8 @@ def widths(shape: ModelShape, layer: Layer, rank: int, row_tokens: int) -> dict[
         "hidden": shape.hidden_size,
         "rank": rank,
         "heads": attention.heads,
+        "key heads": attention.heads * attention.key_width // attention.query_width,
+        "norm": 1,
         "query": attention.query_width,
         "query and gate": 2 * attention.query_width,
         "key": attention.key_width,
@@ -212,6 +218,12 @@ def widths(shape: ModelShape, layer: Layer, rank: int, row_tokens: int) -> dict[
         "mlp": mlp.width,
         "gate and up": 2 * mlp.width,
     }
+    if attention.turned_width:
+        share = attention.turned_width * attention.heads / attention.query_width
+        for symbol in ("query", "key"):
+            found[f"turned {symbol}"] = round(found[symbol] * share)
+            found[f"rest of {symbol}"] = found[symbol] - found[f"turned {symbol}"]
+    found["turned"] = attention.rotary_width
     if attention.kind == "latent":
         found["key latent"], found["key and value"] = (linear.out_features for linear in attention.inward[-2:])
         found["latent"] = attention.inward[-1].in_features

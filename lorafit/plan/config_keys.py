@@ -52,6 +52,13 @@ class ConfigKeys:
         self._fault(str(name), "a number from 0 to 1", value)
         return default
 
+    def rotary_share(self, name: str, usual: float) -> float:
+        """Give the share of a head that turns: by this key, or as transformers 5 writes it."""
+        rope = self._config.get("rope_parameters")
+        if isinstance(rope, Mapping) and "partial_rotary_factor" in rope:
+            return ConfigKeys(rope, self._name).share("partial_rotary_factor", usual)
+        return self.share(name, usual)
+
     def listed(self, name: str) -> list[object] | None:
         """Give the list, or None where the key is absent or null."""
         value = self._config.get(name)

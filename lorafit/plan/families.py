@@ -46,9 +46,12 @@ _GEMMA2 = replace(
     capped_logits=True,
 )
 _WIDE_NORMED = Family(attention=partial(attention.split, qk_norm="width"))
+_OLMO2 = replace(_WIDE_NORMED, norm="wide", order="post", wide_positions=True)
 _GLM = Family(
     attention=partial(attention.split, qkv_bias=("attention_bias", True), o_bias=False, joined=True),
     mlp=mlp.gated_fused,
+    turned_share=("partial_rotary_factor", 0.5),
+    own_positions=True,
 )
 _LAYER_NORM = Family(norm="layer", norm_values=2)
 _COHERE = Family(norm="centred", norms=1, order="parallel", tied=True, scaled_logits=True)
@@ -58,6 +61,7 @@ _QWEN_SHARED = partial(
     _QWEN_EXPERTS, shared=SharedExpert("shared_expert", "shared_expert_intermediate_size", gate=True)
 )
 _WIDE_EXPERTS = partial(mlp.experts, count=("num_local_experts", "num_experts"), width="intermediate_size")
+_FLOAT32_EXPERTS = partial(_WIDE_EXPERTS, float32_shares=True)
 _DEEPSEEK_EXPERTS = partial(
     mlp.experts,
     count=("n_routed_experts",),
@@ -72,13 +76,13 @@ _QWEN3_NEXT = Family(
     other_attention_layers=linear_attention,
     sparse_mlp=_QWEN_SHARED,
     sparse_layers=stepped,
+    turned_share=("partial_rotary_factor", 0.25),
 )
 _QWEN3_5_MOE = replace(
     _QWEN3_NEXT, other_attention=partial(attention.gated_delta, fused_in=False), sparse_layers=every_layer
 )
 
 _SHARED_LOSS = (4, 49)  # version from which these families too have the loss of all others
-
 FAMILIES: dict[str, Family] = {
     "llama": _LLAMA,
     "smollm3": _LLAMA,
@@ -91,15 +95,15 @@ FAMILIES: dict[str, Family] = {
     "gemma2": _GEMMA2,
     "gemma3_text": replace(
         _GEMMA,
-        attention=partial(attention.split, qk_norm="head", head_width=256),
         norms=4,
         order="sandwich",
+        attention=partial(attention.split, qk_norm="head", head_width=256),
         position_tables=2,  # of layers that see a window and of those that see all
         sliding=Sliding(usual=4096, full_every=6),
     ),
-    "olmo": Family(norm="layer", norm_values=0),
-    "olmo2": replace(_WIDE_NORMED, norm="wide", order="post"),
-    "olmo3": replace(_WIDE_NORMED, norm="wide", order="post", sliding=Sliding(usual=4096, full_every=4)),
+    "olmo": Family(norm="layer", norm_values=0, wide_positions=True),
+    "olmo2": _OLMO2,
+    "olmo3": replace(_OLMO2, position_tables=2, sliding=Sliding(usual=4096, full_every=4)),
     "glm": _GLM,
     "glm4": replace(_GLM, norms=4, order="sandwich"),
     "phi3": Family(
@@ -115,6 +119,7 @@ FAMILIES: dict[str, Family] = {
         mlp=mlp.gated_fused,
         dropout=OwnDropout(residual="resid_pdrop"),
         sliding=Sliding(),
+        turned_share=("partial_rotary_factor", 1.0),
     ),
     "phi": replace(
         _LAYER_NORM,
@@ -133,6 +138,7 @@ FAMILIES: dict[str, Family] = {
         order="parallel",
         head_bias=True,
         dropout=OwnDropout(residual="resid_pdrop", embedding="embd_pdrop"),
+        turned_share=("partial_rotary_factor", 0.5),
     ),
     "stablelm": replace(
         _LAYER_NORM,
@@ -143,9 +149,11 @@ FAMILIES: dict[str, Family] = {
             qk_norm="width",
             qk_norm_key="qk_layernorm",
             joined=True,
+            even=True,
         ),
         parallel_key=("use_parallel_residual", False),
         parallel_norms=_one_norm,
+        turned_share=("partial_rotary_factor", 0.25),
     ),
     "starcoder2": replace(
         _LAYER_NORM,
@@ -166,10 +174,12 @@ FAMILIES: dict[str, Family] = {
             outward="dense",
             bias=("attention_bias", True),
             joined=True,
+            even=True,
         ),
         mlp=partial(mlp.plain, up="dense_h_to_4h", down="dense_4h_to_h", bias=True, widths=("intermediate_size",)),
         parallel_key=("use_parallel_residual", True),
         prefix="gpt_neox.layers",
+        turned_share=("rotary_pct", 0.25),
         dropout=OwnDropout(residual="hidden_dropout", embedding="hidden_dropout"),
         narrow_loss_before=_SHARED_LOSS,
     ),
@@ -191,6 +201,7 @@ FAMILIES: dict[str, Family] = {
         attention=attention.one_key,
         mlp=partial(mlp.plain, up="c_fc", down="c_proj", bias=True, widths=("n_inner",)),
         tied=True,
+        holds_mixed=True,
         prefix="transformer.h",
         positions="n_positions",
         mask=True,
@@ -200,21 +211,22 @@ FAMILIES: dict[str, Family] = {
     "gpt2": replace(
         _LAYER_NORM,
         attention=partial(
-            attention.fused, module="attn", inward="c_attn", outward="c_proj", bias=True, narrow_softmax=True
+            attention.fused, module="attn", inward="c_attn", outward="c_proj", bias=True, narrow_softmax=True, even=True
         ),
         mlp=partial(mlp.plain, up="c_fc", down="c_proj", bias=True, widths=("n_inner",), composed=True),
         tied=True,
+        holds_mixed=True,
         prefix="transformer.h",
         positions="n_positions",
         dropout=OwnDropout("attn_pdrop", "resid_pdrop", "embd_pdrop", usual=0.1),
         narrow_loss_before=_SHARED_LOSS,
     ),
-    "mixtral": replace(_MISTRAL, sparse_mlp=partial(_WIDE_EXPERTS, float32_shares=True), sparse_layers=every_layer),
+    "mixtral": replace(_MISTRAL, sparse_mlp=_FLOAT32_EXPERTS, sparse_layers=every_layer, sliding=Sliding()),
     "olmoe": replace(_WIDE_NORMED, sparse_mlp=_WIDE_EXPERTS, sparse_layers=every_layer),
     "minimax_m2": replace(
         _WIDE_NORMED,
         attention=partial(attention.split, qkv_bias=False, o_bias=False, qk_norm="width", joined=True),
-        sparse_mlp=partial(_WIDE_EXPERTS, float32_shares=True),
+        sparse_mlp=_FLOAT32_EXPERTS,
         sparse_layers=every_layer,
     ),
     "phimoe": replace(
@@ -242,6 +254,7 @@ FAMILIES: dict[str, Family] = {
         attention=partial(attention.split, o_bias=False, qk_norm="head", qk_norm_key="use_qk_norm", joined=True),
         sparse_mlp=_DEEPSEEK_EXPERTS,
         sparse_layers=partial(after_dense, dense=1),
+        turned_share=("partial_rotary_factor", 0.5),
     ),
     "glm4_moe_lite": Family(
         attention=attention.latent, sparse_mlp=_DEEPSEEK_EXPERTS, sparse_layers=partial(after_dense, dense=1)

@@ -90,7 +90,11 @@ class Family:
     mask: bool = False  # of all those positions, as a buffer
     dropout: OwnDropout = OwnDropout()
     sliding: Sliding | None = None
-    position_tables: int = 1  # pairs of sines and cosines
+    position_tables: int = 1  # pairs of sines and cosines, at most: one for each kind of layer that there is
+    wide_positions: bool = False  # which stay in float32
+    own_positions: bool = False  # and are spread anew by each layer
+    turned_share: tuple[str, float] | None = None  # key with the share of a head that turns, and the usual one
+    holds_mixed: bool = False  # a layer's frame holds what attention gave
     scaled_branches: bool = False
     capped_logits: bool = False
     scaled_embeddings: bool = False  # after the embedding, so that its own output stays too
@@ -105,11 +109,19 @@ class Family:
         parallel = self.order == "parallel" or (self.parallel_key is not None and keys.flag(*self.parallel_key))
         norms = self.parallel_norms(keys) if parallel and self.parallel_norms else self.norms
         mixing, own = mixer(keys), self.dropout
+        share = keys.rotary_share(*self.turned_share) if self.turned_share else 1.0
         return Layer(
-            attention=replace(mixing, turned=self.positions is None, dropout=self.drops(keys, own.attention)),
+            attention=replace(
+                mixing,
+                turned=self.positions is None,
+                turned_width=int(mixing.query_width // mixing.heads * share) if share < 1 else 0,
+                own_positions=self.own_positions,
+                dropout=self.drops(keys, own.attention),
+            ),
             mlp=inner(keys),
             norm=self.norm,
             order=("parallel" if norms == 1 else "twin") if parallel else self.order,
+            holds_mixed=self.holds_mixed,
             scaled_branches=self.scaled_branches,
             dropout=self.drops(keys, own.residual),
             norm_parameters=norms * self.norm_values * keys.integer("hidden_size", "n_embd"),

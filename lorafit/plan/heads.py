@@ -115,6 +115,13 @@ def _head(question: MemoryQuestion, stream_bytes: int, name: str, logit_bytes: i
     )
 
 
+def trained_head_states(question: MemoryQuestion, stream_bytes: int) -> Component:
+    """What the final norm and a trained head keep of the states, and the gradient of what the head read."""
+    size = _norm_bytes(question, stream_bytes) + _trained_norm_bytes(question) + question.compute_bytes
+    values = question.tokens * question.shape.hidden_size
+    return Component("last states and their gradient", values * size, f"{values:,} x {size} bytes", passing=True)
+
+
 def _trained_norm_bytes(question: MemoryQuestion) -> int:
     """What a trained scale keeps, the stream as it scales it, and the input that a trained head keeps."""
     kind = question.shape.layers[-1].norm

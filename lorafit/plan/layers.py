@@ -46,8 +46,11 @@ class Attention:
     fused: bool = False  # queries, keys and values come out of one projection
     sliced: bool = False  # which is cut by slices, whose gradients are as wide as the whole
     qk_norm: bool = False
+    normed_heads: bool = False  # each head by itself
     scores: Literal["plain", "capped", "sinks"] = "plain"  # what no fused kernel has: soft caps, a sink a head
     joined: bool = False  # turned and other parts are joined anew, in a layout that the way out has to copy
+    turned_width: int = 0  # numbers of a head that turn, which are joined with the others anew; 0: all turn
+    own_positions: bool = False  # spreads the sines and cosines anew, and keeps them
     turned: bool = True  # by positions, so that queries and keys are no parts of what was projected
     dropout: bool = False  # of the scores, which only some kernels have
     narrow_softmax: bool = False  # of written-out scores in their own dtype, where others take float32
@@ -63,7 +66,7 @@ class Attention:
     def rotary_width(self) -> int:
         """Numbers a token in a table of positions: a head's width, or the part of it that turns."""
         if self.kind != "latent":
-            return self.query_width // self.heads
+            return self.turned_width or self.query_width // self.heads
         narrow, wide = self.inward[-2:]
         return narrow.out_features - wide.in_features
 
@@ -111,6 +114,7 @@ class Layer:
     norm: NormKind = "rms"
     order: NormOrder = "pre"
     norm_parameters: int = 0
+    holds_mixed: bool = False  # its frame holds what attention gave
     scaled_branches: bool = False  # a factor on what attention and MLP add
     dropout: bool = False  # the model's own, on what attention and MLP add
 
@@ -156,6 +160,7 @@ class ModelShape:
     scaled_logits: bool = False  # the logits are the head's times a number
     narrow_loss_before: tuple[int, ...] | None = None  # version of transformers up to which the loss took 16 bits
     position_tables: int = 1  # pairs of sines and cosines; none where positions are learned
+    wide_positions: bool = False  # which stay in float32
     windows: tuple[int | None, ...] = ()  # of each layer: how many tokens it sees; None or nothing here: all
     mask_bytes: int = 0  # of a causal mask for all positions that lies beside the weights
     notes: tuple[str, ...] = ()

@@ -11,7 +11,7 @@ from itertools import accumulate
 from lorafit.plan import holdings
 from lorafit.plan.bands import band
 from lorafit.plan.beside import attention_masks, embedded, positions
-from lorafit.plan.heads import head_backward, head_forward
+from lorafit.plan.heads import head_backward, head_forward, trained_head_states
 from lorafit.plan.holes import holes
 from lorafit.plan.load import Load
 from lorafit.plan.passes import Passes, play_passes
@@ -104,7 +104,8 @@ def _moments(question: MemoryQuestion, held: list[Component], trained: int) -> d
             *gathered_layers(question),
         ]
     if question.is_full and not question.classes:
-        moments["backward of the head"] = [*held, *before, kept, *_head_gradient(question)]
+        states = trained_head_states(question, played.stream_bytes)
+        moments["backward of the head"] = [*held, *before, kept, states, *_head_gradient(question)]
         moments["gradient of the embedding"] = [*held, *_embedding_gradient(question, trained)]
     if question.flat_trained:
         moments["laying gradients flat"] = [*step, *gradients, _flat(trained)]

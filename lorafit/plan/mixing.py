@@ -29,22 +29,34 @@ class Mixing(PlainMixing):
         """Queries and keys with their positions, and values."""
         if attention.kind == "latent":
             return self.latent(attention, x, norm)
+        tables = self.own_positions(attention)
         if attention.fused:
             both = self.linear(x, attention.inward[0], "query, key, value")
             parts = ("query", "key", "key")
             query, key, value = (self.tape.view(both, part, padded=attention.sliced) for part in parts)
             del both
-            return self.turned(attention, query, "query"), self.turned(attention, key, "key"), value
+            return self.turned(attention, query, "query", tables), self.turned(attention, key, "key", tables), value
         query_proj, key_proj, value_proj = attention.inward
         query = self.linear(x, query_proj, "query and gate" if self.gated_query(attention) else "query")
         key, value = self.linear(x, key_proj, "key"), self.linear(x, value_proj, "key")
         if attention.qk_norm:
-            query, key = self.norm(query, norm), self.norm(key, norm)
-        return self.turned(attention, query, "query"), self.turned(attention, key, "key"), value
+            each = ("heads", "key heads") if attention.normed_heads else ("norm", "norm")
+            query, key = self.norm(query, norm, each[0]), self.norm(key, norm, each[1])
+        return self.turned(attention, query, "query", tables), self.turned(attention, key, "key", tables), value
 
-    def turned(self, attention: Attention, x: Tensor, symbol: str) -> Tensor:
+    def own_positions(self, attention: Attention) -> list[Tensor]:
+        """Sines and cosines, where the layer spreads them anew."""
+        return [self.tape.temporary("turned", 2 * self.size)] if attention.own_positions else []
+
+    def turned(self, attention: Attention, x: Tensor, symbol: str, tables: list[Tensor]) -> Tensor:
         """Queries or keys with their positions, or as they are where the embedding has those."""
-        return self.rotated(x, symbol) if attention.turned else x
+        if not attention.turned:
+            return x
+        if not attention.turned_width:
+            return self.rotated(x, symbol, tables)
+        part = self.rotated(self.tape.view(x, f"turned {symbol}", padded=True), f"turned {symbol}", tables)
+        rest = self.tape.view(x, f"rest of {symbol}", padded=True)
+        return self.tape.record(symbol, x.bytes_each, [part, rest], passes_on=True)
 
     def gated_query(self, attention: Attention) -> bool:
         """Tell whether the projection of the queries gives a gate beside them."""
@@ -67,10 +79,10 @@ class Mixing(PlainMixing):
         """A part that turns and one that does not, in a tensor of their own."""
         return self.tape.record(symbol, x.bytes_each, [x], saves_weight=True)
 
-    def rotated(self, x: Tensor, symbol: str) -> Tensor:
+    def rotated(self, x: Tensor, symbol: str, tables: list[Tensor]) -> Tensor:
         """x cos + rotate_half(x) sin."""
-        meanwhile = self.tape.temporary(symbol, 2 * x.bytes_each)
-        out = self.tape.record(symbol, x.bytes_each, [x], scratch=[(symbol, x.bytes_each)], saves_weight=True)
+        meanwhile, scratch = self.tape.temporary(symbol, 2 * x.bytes_each), [(symbol, x.bytes_each)]
+        out = self.tape.record(symbol, x.bytes_each, [x], saved=tables, scratch=scratch, saves_weight=True)
         del meanwhile
         return out
 

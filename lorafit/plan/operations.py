@@ -15,6 +15,7 @@ class Setting:
 
     compute_bytes: int  # of an activation in a product: 2 under autocast, else 4
     packed: Literal["no", "4bit", "int8"] = "no"
+    packed_scales: bool = False  # of 4 bits, under double quantisation
     full: bool = False  # the base weights themselves are trained, in float32
     dora: bool = False
     dropout: bool = False
@@ -65,33 +66,36 @@ class Operations:
         """A sum, which keeps nothing and hands its gradient on."""
         return self.tape.record(a.symbol, max(a.bytes_each, b.bytes_each), [a, b], passes_on=True)
 
-    def norm(self, x: Tensor, kind: NormKind) -> Tensor:
-        """A norm: computed in float32, of which it keeps the copy."""
+    def norm(self, x: Tensor, kind: NormKind, vectors: str = "norm") -> Tensor:
+        """A norm: computed in float32, of which it keeps the copy, and a number for each of so many vectors a token."""
+        scale = self.tape.temporary(vectors, FLOAT32)
         if kind == "rms" and self.setting.fused:
-            return self.lean_norm(x)
-        if kind == "layer" and not self.setting.autocast and self.size != FLOAT32:
-            return self.tape.record(x.symbol, x.bytes_each, [x], saved=[x])
+            return self.lean_norm(x, scale)
+        if kind == "layer":  # the mean beside the deviation
+            own = [scale, self.tape.temporary(vectors, FLOAT32)]
+            if not self.setting.autocast and self.size != FLOAT32:
+                return self.tape.record(x.symbol, x.bytes_each, [x], saved=[x, *own])
+            wide = self.cast(x, FLOAT32)  # autocast runs it in float32 and leaves it there
+            return self.tape.record(x.symbol, FLOAT32, [wide], saved=[wide, *own], scratch=[(x.symbol, FLOAT32)])
         wide = self.cast(x, FLOAT32)
-        if kind == "layer":  # autocast runs it in float32 and leaves it there
-            return self.tape.record(x.symbol, FLOAT32, [wide], saved=[wide], scratch=[(x.symbol, FLOAT32)])
         if kind == "centred":  # x less its mean, once for the variance and once for the product
             wide = self.tape.record(x.symbol, FLOAT32, [wide], saved=[self.tape.temporary(x.symbol, FLOAT32)])
         squared = self.tape.temporary(x.symbol, FLOAT32)
         del squared
         # the backward of x^2 builds three tensors of the same size
-        normal = self.tape.record(x.symbol, FLOAT32, [wide], saved=[wide], scratch=[(x.symbol, 3 * FLOAT32)])
+        normal = self.tape.record(x.symbol, FLOAT32, [wide], saved=[wide, scale], scratch=[(x.symbol, 3 * FLOAT32)])
         del wide
         if kind == "rms":
             return self.weighted(self.cast(normal, x.bytes_each))
         return self.cast(self.weighted(normal), x.bytes_each)
 
-    def lean_norm(self, x: Tensor) -> Tensor:
+    def lean_norm(self, x: Tensor, scale: Tensor) -> Tensor:
         """lorafit's: keeps what it reads, of which its readers make again what they need."""
         meanwhile = self.tape.temporary(x.symbol, 2 * FLOAT32)
         scratch = [(x.symbol, 3 * FLOAT32 - x.bytes_each)]
-        out = self.tape.record(x.symbol, x.bytes_each, [x], saved=[x], scratch=scratch, saves_late=True)
+        out = self.tape.record(x.symbol, x.bytes_each, [x], saved=[x, scale], scratch=scratch, saves_late=True)
         del meanwhile
-        out.remake = Remake((x,))
+        out.remake = Remake((x, scale))
         return out
 
     def lean_product(self, gate: Tensor, up: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, cast
 
 from lorafit.plan.block import play_layer, widths
 from lorafit.plan.layers import Layer
@@ -149,6 +149,7 @@ def _setting(question: MemoryQuestion, *, packed: bool) -> Setting:
     return Setting(
         compute_bytes=question.compute_bytes,
         packed=kind,
+        packed_scales=kind == "4bit" and cast("Bits4", question.quantization).double_quant,
         full=question.is_full,
         dora=isinstance(question.adapter, Dora),
         dropout=not isinstance(question.adapter, Full) and question.adapter.dropout > 0,

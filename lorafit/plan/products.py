@@ -38,12 +38,12 @@ class Products(Operations):
             return self.trained_product(narrow, symbol, linear.weights)
         if self.setting.packed == "no":
             return self.tape.record(symbol, self.size, [narrow], saves_weight=True)
-        unpacked = self.unpacked(linear)
-        weight = self.tape.temporary(CONSTANT, unpacked if self.tape.tokens > FUSED_4BIT_TOKENS else 0)
+        weight = self.weight_in_forward(linear)
         saved = [narrow] if self.setting.keeps_packed_inputs else []
         for each in saved:
             self._pin(each)
-        out = self.tape.record(symbol, self.size, [narrow], saved=saved, scratch=[(CONSTANT, unpacked)])
+        scratch = [(CONSTANT, self.unpacked(linear, narrow.symbol))]
+        out = self.tape.record(symbol, self.size, [narrow], saved=saved, scratch=scratch)
         del weight
         return self.cast(out, x.bytes_each)
 
@@ -62,21 +62,35 @@ class Products(Operations):
         del half
         return [quantised, self.tape.temporary(symbol, 4)]
 
-    def unpacked(self, linear: Linear) -> int:
-        """Bytes of a packed weight as it enters a product; of 4 bits with the float32 scales of its blocks of 64."""
-        return linear.weights * self.size + (linear.weights // 16 if self.setting.packed == "4bit" else 0)
+    def unpacked(self, linear: Linear, made: str = CONSTANT) -> int:
+        """Bytes of a packed weight as it enters a product which makes something of this width.
+
+        The float32 scales of its blocks of 64, where they are packed too, are gone by then, but may be more than that.
+        """
+        beside = self.tape.tokens * self.tape.widths[made] * self.size if made else 0
+        return linear.weights * self.size + max(0, self.scales(linear) - beside)
+
+    def scales(self, linear: Linear) -> int:
+        """Bytes of the scales of 4 bits that double quantisation has packed, as they are unpacked."""
+        return linear.weights // 16 if self.setting.packed_scales else 0
+
+    def weight_in_forward(self, linear: Linear) -> Tensor:
+        """bitsandbytes' forward in 4 bits: of many tokens it unpacks the weight, and holds the scales twice."""
+        unpacks = self.setting.packed == "4bit" and self.tape.tokens > FUSED_4BIT_TOKENS
+        return self.tape.temporary(CONSTANT, linear.weights * self.size + 2 * self.scales(linear) if unpacks else 0)
 
     def lean_linear(self, x: Tensor, linear: Linear, symbol: str) -> Tensor:
         """lorafit's LoRA linear: keeps its input, in one copy for all that read it, and A x."""
         low = self.tape.temporary("rank", self.size)
-        packed = 0 if self.setting.packed == "no" else self.unpacked(linear)
-        if self.setting.packed == "int8":
-            meanwhile = self.int8_sums(x, symbol)
-        else:
-            meanwhile = [self.tape.temporary(CONSTANT, packed if self.tape.tokens > FUSED_4BIT_TOKENS else 0)]
-        dropped = self._with_zeros(x)
+        packed = 0 if self.setting.packed == "no" else self.unpacked(linear, x.symbol)
+        int8 = self.setting.packed == "int8"
+        meanwhile = self.int8_sums(x, symbol) if int8 else [self.weight_in_forward(linear)]
+        dropped, made = self._with_zeros(x), self.tape.temporary(symbol, self.size)
+        del meanwhile
+        beside = [self.tape.temporary(*each) for each in dropped]  # of what is made already
+        del made, beside
         saved, again = self._source(x)
-        out = self.tape.record(
+        return self.tape.record(
             symbol,
             self.size,
             [x],
@@ -88,30 +102,23 @@ class Products(Operations):
             weight=self.adapter_gradient(linear),
             saves_late=True,
         )
-        del meanwhile
-        for width, size in dropped:
-            self.tape.temporary(width, size)
-        return out
 
     def lean_dora(self, x: Tensor, linear: Linear, symbol: str) -> Tensor:
         """lorafit's DoRA linear: keeps its output too, or what it is made of where it has a bias or dropout."""
-        low = self.tape.temporary("rank", self.size)
-        norms = self.tape.temporary(CONSTANT, linear.out_features * FLOAT32)
-        packed = 0 if self.setting.packed == "no" else self.unpacked(linear)
         dropped = self._with_zeros(x)
         apart = bool(dropped) or linear.bias
-        weight = self.tape.temporary(CONSTANT, packed)
-        meanwhile = [self.tape.temporary(*each) for each in [(symbol, self.size), *dropped] if dropped]
+        whole, low, norms = self._summed(x, linear, symbol, dropped)
         saved, again = self._source(x)
-        kept = [self.tape.temporary(symbol, self.size)] if apart else []
-        del weight, meanwhile
+        kept = [whole] if apart else []
+        del whole
         scaled = self.tape.temporary(symbol, self.size if dropped else 0)
+        packed = 0 if self.setting.packed == "no" else self.unpacked(linear, x.symbol)
         out = self.tape.record(
             symbol,
             self.size,
             [x],
             saved=[*saved, low, norms, *kept],
-            first_scratch=[(symbol, self.size), *dropped],
+            first_scratch=dropped or [(symbol, self.size)],
             scratch=[(symbol, self.size), (CONSTANT, packed), ("rank", self.size), *dropped],
             again=again,
             trains=True,
@@ -121,6 +128,22 @@ class Products(Operations):
         )
         del scaled
         return out
+
+    def _summed(
+        self, x: Tensor, linear: Linear, symbol: str, dropped: list[tuple[str, int]]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(W + s B A) x, A x and the norms; with dropout W x beside them, and the input without its mask."""
+        packed = 0 if self.setting.packed == "no" else self.unpacked(linear, symbol)
+        weight, plain = self.tape.temporary(CONSTANT, packed), self.tape.temporary(symbol, self.size if dropped else 0)
+        zeroed = [self.tape.temporary(*each) for each in dropped][:1]  # the mask is gone by the next product
+        whole, low = self.tape.temporary(symbol, self.size), self.tape.temporary("rank", self.size)
+        copies = self.adapter_values(linear) * (self.size + FLOAT32) if self.size != FLOAT32 else 0
+        across = linear.out_features * self.tape.widths["rank"] * FLOAT32  # W A^T, for the norms
+        norms, meanwhile = (
+            self.tape.temporary(CONSTANT, size) for size in (linear.out_features * FLOAT32, copies + across)
+        )
+        del weight, plain, zeroed, meanwhile
+        return whole, low, norms
 
     def _with_zeros(self, x: Tensor) -> list[tuple[str, int]]:
         """With dropout, a copy of the input and its mask."""
@@ -222,7 +245,7 @@ class Products(Operations):
 
     def base_weight(self, linear: Linear, wanted: int) -> list[Tensor]:
         """The base weight in so many bytes: unpacked, or a copy, where it is not as it lies there."""
-        size = {"no": 0, "4bit": self.unpacked(linear), "int8": linear.weights * FLOAT32}[self.setting.packed]
+        size = {"no": 0, "4bit": linear.weights * self.size, "int8": linear.weights * FLOAT32}[self.setting.packed]
         unpacked = self.tape.temporary(CONSTANT, size)
         as_made = FLOAT32 if self.setting.packed == "int8" else self.size
         return [unpacked if wanted == as_made else self.tape.temporary(CONSTANT, linear.weights * wanted)]

@@ -78,6 +78,7 @@ def _shape(config: Mapping[str, object], name: str) -> ModelShape:
         raise _unknown_type(config.get("model_type"), name)
     keys = ConfigKeys(config, name)
     layers = family.layers(keys)
+    windows = family.sliding.widths(keys, len(layers)) if family.sliding else ()
     shape = ModelShape(
         name=name,
         model_type=model_type,
@@ -86,7 +87,7 @@ def _shape(config: Mapping[str, object], name: str) -> ModelShape:
         tied=keys.flag("tie_word_embeddings", family.tied),
         layers=layers,
         prefix=family.prefix,
-        windows=family.sliding.widths(keys, len(layers)) if family.sliding else (),
+        windows=windows,
         outer_parameters=family.outer_parameters(keys),
         position_parameters=family.position_parameters(keys),
         head_biases=family.head_biases(keys),
@@ -96,7 +97,8 @@ def _shape(config: Mapping[str, object], name: str) -> ModelShape:
         dropped_embeddings=family.drops(keys, family.dropout.embedding),
         narrow_loss_before=family.narrow_loss_before,
         mask_bytes=keys.integer(family.positions) ** 2 if family.mask and family.positions else 0,
-        position_tables=0 if family.positions else family.position_tables,
+        position_tables=0 if family.positions else min(family.position_tables, len(set(windows)) or 1),
+        wide_positions=family.wide_positions,
     )
     keys.done()
     return replace(shape, notes=_notes(family, model_type, shape.layers, shape.expert_parameters))

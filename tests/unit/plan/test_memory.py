@@ -52,32 +52,32 @@ REPEATED = {"query": 4}
 
 
 def test_qlora_with_16_bit_norms_keeps_12h_8f_14r() -> None:
-    expected = {"hidden": 12, "query": 4 + REPEATED["query"], "mlp": 8, "rank": 14, "heads": 4}
+    expected = {"hidden": 12, "query": 4 + REPEATED["query"], "mlp": 8, "rank": 14, "heads": 4, "norm": 8}
     assert kept(Setting(2, packed="4bit")) == expected
 
 
 def test_lora_under_autocast_keeps_18h_8f_14r() -> None:
     """Every adapter's input goes to float32 and back, so q, k and v no longer share one."""
-    expected = {"hidden": 18, "query": 6 + REPEATED["query"], "mlp": 8, "rank": 14, "heads": 4}
+    expected = {"hidden": 18, "query": 6 + REPEATED["query"], "mlp": 8, "rank": 14, "heads": 4, "norm": 8}
     assert kept(Setting(2)) == expected
 
 
 @pytest.mark.parametrize("packed", ["no", "4bit", "int8"])
 @pytest.mark.parametrize("dropout", [False, True])
 def test_lorafits_own_layer_keeps_4h_8q_4f_whatever_the_base_and_the_dropout(packed: Packed, dropout: bool) -> None:
-    expected = {"hidden": 4, "query": 4 + REPEATED["query"], "mlp": 4, "rank": 14, "heads": 4}
+    expected = {"hidden": 4, "query": 4 + REPEATED["query"], "mlp": 4, "rank": 14, "heads": 4, "norm": 8}
     assert kept(Setting(2, packed=packed, dropout=dropout, fused=True)) == expected
 
 
 def test_dropout_adds_masks_and_ends_sharing() -> None:
     plain, dropped = kept(Setting(2)), kept(Setting(2, dropout=True))
     assert {width: dropped[width] - plain[width] for width in plain} == {
-        "hidden": 5, "query": 1, "mlp": 1, "rank": 0, "heads": 0
+        "hidden": 5, "query": 1, "mlp": 1, "rank": 0, "heads": 0, "norm": 0
     }  # fmt: skip
 
 
 def test_without_adapters_a_frozen_layer_keeps_norms_attention_and_mlp() -> None:
-    assert kept(Setting(2), frozenset()) == {"hidden": 8, "query": 8, "mlp": 6, "heads": 4}
+    assert kept(Setting(2), frozenset()) == {"hidden": 8, "query": 8, "mlp": 6, "heads": 4, "norm": 8}
 
 
 def test_the_worst_moment_of_lora_is_28h_14f() -> None:
@@ -85,7 +85,14 @@ def test_the_worst_moment_of_lora_is_28h_14f() -> None:
     layer = LLAMA_8B.layers[1]
     tape = Tape(widths(LLAMA_8B, layer, 16, 8192), 8192)
     peak = play_layer(layer, tape, Setting(2), ALL_LINEAR, input_bytes=2, lowest=False, recomputed=True).backward
-    assert peak.per_token == {"hidden": 28 + 2, "query": 6 + REPEATED["query"], "mlp": 14, "rank": 14, "heads": 4}
+    assert peak.per_token == {
+        "hidden": 28 + 2,
+        "query": 6 + REPEATED["query"],
+        "mlp": 14,
+        "rank": 14,
+        "heads": 4,
+        "norm": 8,
+    }
 
 
 @pytest.mark.parametrize("tokens", [1024, 16384])

@@ -40,10 +40,31 @@ TRACED = [
     (7, 104, {"loss, forward": 1634.6, "backward of a layer": 1466.3, "forward of a layer": 1459.3}),
     (7, 5, {"backward of a layer": 5446.3}),
     (7, 51, {"backward of a layer": 464.1}),
+    # GLM spreads sines and cosines anew in every layer; only a part of a head turns
+    (7, 418, {"loss, forward": 97_144.3, "backward of a layer": 97_190.6, "forward of a layer": 97_080.1}),
+    # OLMo's sines and cosines stay in float32
+    (7, 382, {"loss, forward": 387.7, "backward of a layer": 589.4}),
+    # one table of positions for each kind of layer that there is
+    (7, 349, {"loss, forward": 1019.9, "backward of a layer": 5771.2}),
+    # norms keep a number for each head
+    (7, 446, {"forward of a layer": 97_401.6, "backward of a layer": 98_610.4}),
+    # a gradient of all experts' rows waits for the recomputation; Mixtral has no window
+    (7, 486, {"backward of a layer": 3518.6}),
+    (7, 274, {"backward of a layer": 106_003.7}),
+    # dropped inputs and their masks beside the output
+    (7, 124, {"loss, forward": 10_604.0, "forward of a layer": 10_655.2, "backward of a layer": 10_497.6}),
+    (7, 253, {"backward of a layer": 1938.0}),
+    # DoRA under dropout: the input is dropped again before the product; GPT-2's frame holds what attention gave
+    (7, 27, {"backward of a layer": 5289.5}),
+    (7, 44, {"backward of a layer": 1499.9}),
+    # the scales of a packed weight are gone when it is multiplied
+    (7, 56, {"backward of a layer": 945.5}),
+    # a trained head: its states beside its gradients
+    (7, 469, {"backward of the head": 3596.6}),
 ]
 
 
 @pytest.mark.parametrize(("seed", "index", "moments"), TRACED, ids=[f"{seed}-{index}" for seed, index, _ in TRACED])
 def test_moments_are_those_of_the_trace(seed: int, index: int, moments: dict[str, float]) -> None:
     found = estimate(drawn(seed, index).question).phases
-    assert {name: found[name] / 2**20 for name in moments} == pytest.approx(moments, rel=0.004)
+    assert {name: found[name] / 2**20 for name in moments} == pytest.approx(moments, rel=0.002)
