@@ -67,7 +67,8 @@ def shortened(config: Mapping[str, object], layers: int | None = None) -> Pretra
         if isinstance(kinds, list) and (key in inner or len(set(kinds)) > 1):
             inner[key] = _few(kinds, layers)
     inner[_depth_key(inner, kind)] = layers
-    return cast("PretrainedConfig", CONFIG_MAPPING[kind](**inner))
+    short: PretrainedConfig = CONFIG_MAPPING[kind](**inner)
+    return short
 
 
 def _depth_key(config: Mapping[str, object], kind: str) -> str:
