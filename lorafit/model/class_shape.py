@@ -12,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 from lorafit.errors import ModelError, first_line
 from lorafit.model.memory import decoder_layers
 from lorafit.model.trace_build import NOT_BUILT, shortened
+from lorafit.plan.family import MOST_LAYERS
 from lorafit.plan.layers import Attention, Experts, Layer, Linear, Mlp, ModelShape
 from lorafit.plan.shapes import text_type
 from lorafit.plan.targets import part_of
@@ -31,8 +32,11 @@ def class_shape(config: Mapping[str, object], name: str) -> ModelShape:
     if kind not in CONFIG_MAPPING:
         raise _not_read(name, f"{kind!r} is no family that transformers has")
     try:
+        made = shortened(config)
+        if not 1 <= made.num_hidden_layers <= MOST_LAYERS:  # each would be built
+            raise ValueError(f"{made.num_hidden_layers} layers, expected 1 to {MOST_LAYERS:,}")
         with torch.device("meta"):
-            model = cast("PreTrainedModel", AutoModelForCausalLM.from_config(shortened(config), dtype=torch.bfloat16))
+            model = cast("PreTrainedModel", AutoModelForCausalLM.from_config(made, dtype=torch.bfloat16))
         return _shape(model, name)
     except NOT_BUILT as error:
         raise _not_read(name, f"transformers' class cannot be made of it: {first_line(error)}") from None

@@ -19,8 +19,11 @@ from lorafit.model.trace_packed import pack
 from lorafit.plan.question import MemoryQuestion
 from lorafit.recipe.quantization import Unquantized
 
-# what transformers raises for a configuration that its class cannot be made of
-NOT_BUILT = (ValueError, KeyError, TypeError, AttributeError, StrictDataclassError)
+# what transformers and torch raise for a configuration that a class cannot be made of: not all its numbers are checked
+NOT_BUILT = (
+    ValueError, LookupError, TypeError, AttributeError, ArithmeticError, AssertionError, RuntimeError,
+    StrictDataclassError,
+)  # fmt: skip
 
 
 def build_fake(question: MemoryQuestion, config: Mapping[str, object], layers: int) -> Attached:

@@ -81,3 +81,25 @@ def test_validate_leaves_the_layers_of_such_a_family_to_the_run(tmp_path: Path) 
     (tmp_path / "config.json").write_text(json.dumps(NEW | {"model_type": "miniestral"}))
     with pytest.raises(ModelError, match="miniestral"):
         check(load_recipe(recipe, []))
+
+
+OPT = {
+    "model_type": "opt", "vocab_size": 64, "hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "word_embed_proj_dim": 32, "pad_token_id": 1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"num_attention_heads": 0}, {"num_attention_heads": 5}, {"hidden_size": 0}, {"hidden_size": -1},
+        {"ffn_dim": -1}, {"num_hidden_layers": 0}, {"num_hidden_layers": 10**30}, {"pad_token_id": 10**30},
+        {"hidden_size": "x"}, {"vocab_size": None},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_config_that_lies_is_a_fault_and_never_a_bug(lie: dict[str, object]) -> None:
+    assert read_shape(OPT, "it").hidden_size == 32
+    with pytest.raises(ModelError, match=r"^it: model_type: transformers' class cannot be made of it") as caught:
+        read_shape(OPT | lie, "it")
+    assert caught.value.faults[0].fix
