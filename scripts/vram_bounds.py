@@ -4,7 +4,8 @@ from dataclasses import replace
 
 from scripts.vram_reasons import Case, measured_bytes, row_key, run_key, traces
 
-GB = 1e9
+GB, GIB = 1e9, 2**30
+LARGEST_CONTEXT_BYTES = 2 * GIB  # of published runs that were read both by torch and by nvidia-smi
 
 
 def needs_shorter_rows(case: Case) -> str:
@@ -20,6 +21,14 @@ def needs_shorter_rows(case: Case) -> str:
 
 def _at(case: Case, length: int) -> Case:
     return replace(case, question=replace(case.question, max_length=length))
+
+
+def needs_context(case: Case) -> str:
+    """Solve for the CUDA context that would make up what is lacking; nothing where none so large was seen."""
+    context = measured_bytes(case.row) - (case.bytes - case.beside_bytes)
+    if not 0 < context <= LARGEST_CONTEXT_BYTES:
+        return ""
+    return f"would need a CUDA context of {context / GIB:.1f} GiB, of {LARGEST_CONTEXT_BYTES / GIB:.1f} at most seen"
 
 
 def needs_cards(case: Case) -> str:
@@ -60,23 +69,6 @@ def lies_between_draws(case: Case) -> str:
 
 
 def lies_between_other_draws(case: Case) -> str:
-    """Say the same of rows whose own lengths are not known, or of packed ones, whose answers are not."""
-    if run_key(case.row).endswith("packed"):
-        return _lies_between_answers(case)
+    """Say the same of rows whose own lengths are not known."""
     told = lies_between_draws(case)
     return f"would need lengths as far apart as the other tables' data has ({told})" if told else ""
-
-
-def _lies_between_answers(case: Case) -> str:
-    found = traces("swift").get(run_key(case.row), {"one length": 0, "draws": [0]})
-    alone, draws = found["one length"], found["draws"]
-    assert isinstance(alone, int)
-    assert isinstance(draws, list)
-    sizes = sorted([alone, *draws])
-    if not sizes[0] <= measured_bytes(case.row) <= sizes[-1]:
-        return ""
-    told = ", ".join(f"{size / GB:.1f}" for size in draws)
-    return (
-        f"replayed, {alone / GB:.1f} GB where every token is an answer, {told} over {found['passes']} passes with any "
-        "number of them as likely"
-    )

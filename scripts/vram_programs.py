@@ -13,6 +13,7 @@ from lorafit.recipe.optimizers import OptimizerName
 from lorafit.recipe.quantization import Int8, Nf4, Quantization, Unquantized
 from scripts import vram_bounds as bounds
 from scripts import vram_reasons as reasons
+from scripts.vram_axolotl import AXOLOTL
 from scripts.vram_reasons import Bound, Program, Reason, Row, is_run, noted, of_source
 
 METHODS = ("full", "lora", "qlora", "dora", "lora dora", "lora rslora", "lora packing", "lora-8bit")
@@ -164,6 +165,12 @@ QWEN = Program(
             is_run("lora"),
             bounds.needs_shorter_rows,
         ),
+        Bound(
+            "its context is not published",
+            "QwenLM/Qwen README.md, whose table does not say how it was read",
+            is_run("lora"),
+            bounds.needs_context,
+        ),
     ),
 )
 SWIFT = Program(
@@ -181,6 +188,14 @@ SWIFT = Program(
             lambda row: reasons.drawn_alike(row) and "ms-agent" not in row["notes"],
             reasons.over_lengths,
         ),
+        Reason(
+            "the loss of agents over packed rows: float32 outputs, and a copy of those that are answers; every token "
+            "taken for one, the most that there can be",
+            "modelscope/ms-swift scripts/benchmark/config/tuner.json@87fc380 `loss_scale`; wheel of ms-swift 2.0.5: "
+            "`compute_scaled_loss`, `ConstantLengthDataset`",
+            lambda row: reasons.run_key(row).endswith("packed"),
+            reasons.by_trace("swift", "one length"),
+        ),
     ),
     (
         Bound(
@@ -191,11 +206,9 @@ SWIFT = Program(
             bounds.lies_between_draws,
         ),
         Bound(
-            "the same, of data (ms-agent, ms-bench) whose lengths are not published; packed rows have one, and "
-            "the answers of each are copied in float32: how many there are is not published either",
-            "modelscope/ms-swift docs/source_en/LLM/Benchmark.md@4692215, `Tuners`; scripts/benchmark/config/"
-            "tuner.json@87fc380 `loss_scale`; wheel of 2.0.5: `compute_scaled_loss`, `ConstantLengthDataset`",
-            noted("ms-agent"),
+            "the same, of data (ms-agent, ms-bench) whose lengths are not published",
+            "modelscope/ms-swift docs/source_en/LLM/Benchmark.md@4692215, `Tuners`",
+            lambda row: "ms-agent" in row["notes"] and "packing" not in row["method"],
             bounds.lies_between_other_draws,
         ),
         Bound(
@@ -224,53 +237,6 @@ TORCHTUNE = Program(
             "method's two rows the one for the larger card does 1.5 times the tokens a second",
             lambda row: "A6000" in row["gpus"],
             reasons.both(reasons.asked(accumulation=False, checkpointing=False), reasons.compiled_norms),
-        ),
-    ),
-)
-AXOLOTL = Program(
-    "axolotl-ai-cloud",
-    "Axolotl",
-    "transformers with AMP, a fused loss",
-    Stack(loss="fused", kernel="flash_attention_2"),
-    (
-        Reason(
-            "experts packed in 4 bits, those of a layer unpacked at once",
-            "axolotl-ai-cloud/axolotl src/axolotl/monkeypatch/moe_quant.py@01cd194, `quantize_moe_experts`",
-            lambda row: "quantize_moe_experts" in row["notes"] and row["method"] == "qlora",
-            reasons.packed_experts(4),
-        ),
-        Reason(
-            "experts packed in 8 bits, those of a layer unpacked at once",
-            "axolotl-ai-cloud/axolotl src/axolotl/monkeypatch/moe_quant.py@01cd194, `Bnb8bitParametrization`",
-            lambda row: "quantize_moe_experts" in row["notes"] and row["method"] == "lora-8bit",
-            reasons.packed_experts(8),
-        ),
-        Reason(
-            "a kernel for the scores",
-            "flash_attention_2 in its YAML",
-            is_run("lora", "openai/gpt-oss-20b"),
-            reasons.plain_scores,
-        ),
-        Reason(
-            "all logits at once: no plugin for the loss in its YAML",
-            "axolotl-ai-cloud/axolotl examples/llama-3/fft-8b.yaml@15f7910, examples/mimo/mimo-7b-qlora.yaml@85156cc "
-            "(`CCE - N/A as of now`)",
-            of_source("fft-8b", "mimo"),
-            reasons.stack(loss="full"),
-        ),
-        Reason(
-            "weights wait on the card in 16 bits, read faster than they are packed: at the most, all of them",
-            "huggingface/transformers#44576, which ended it in 5.4.0 (wheels of 5.3.0, 5.4.0: core_model_loading.py "
-            "`thread_pool`); the row (axolotl-ai-cloud/axolotl#3499) is older than axolotl 0.16.0, which took 5.4.0",
-            is_run("qlora", "Qwen/Qwen3.5-27B"),
-            reasons.read_before_packed,
-        ),
-        Reason(
-            "nothing is trained: what its YAML unfreezes matches no weight",
-            "axolotl-ai-cloud/axolotl#3586 (`freezing all the layers due to mistake in regex`), of "
-            "examples/qwen3.5/27b-fft.yaml@17495cd",
-            is_run("full", "Qwen/Qwen3.5-27B"),
-            reasons.nothing_trained,
         ),
     ),
 )
