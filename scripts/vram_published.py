@@ -271,7 +271,7 @@ NVIDIA_SMI = (
     "through a hundred steps of up to ten seconds, and kept the most (foundation-model-stack/fms-acceleration,",
     "scripts/benchmarks/benchmark.py@0055a36). In one run that is not the most there was: the full one of 8 x 4096",
     "fills its card once, in the loss of the second step, gives back what is free, and never holds as much again. Had",
-    "that part of a second been read, it would have shown a tenth more. What is held after it hangs on where single blocks",
+    "that been read, it would have shown a tenth more. What is held after it hangs on where single blocks",
     "lie when it happens. So does how many of three float32 logits find a free block in the full run of 4 x 4096: one",
     "of them, 2.1 GB, is what that row lacks.",
 )
