@@ -44,6 +44,7 @@ def trace(
 ) -> Trace:
     """Trace a step of a model with so many layers, after one that only made the optimizer's states. ModelError."""
     started = time.perf_counter()
+    gc.collect()  # what is left of an earlier trace dies outside the modes of this one, in which torch has crashed
     log = StorageLog()
     try:
         return _traced(question, config, layers, build_optimizer, log, started)

@@ -62,16 +62,17 @@ def _alike(question: MemoryQuestion) -> bool:
 
 
 def moments(traced: Trace, depth: int, recomputed: int = 0) -> dict[str, Moment]:
-    """Name each phase by where its layer stands, and sum up equal tensors."""
-    named: dict[str, Moment] = {}
+    """Name each phase by where its layer stands, and sum up equal tensors; of layers between, the worst."""
+    named: dict[str, Peak] = {}
     for phase, peak in traced.peaks.items():
         for name in _names(phase, depth, recomputed):
-            named[name] = _moment(peak, traced.owners)
-    return named
+            if name not in named or named[name].bytes < peak.bytes:
+                named[name] = peak
+    return {name: _moment(peak, traced.owners) for name, peak in named.items()}
 
 
 def _names(phase: str, depth: int, recomputed: int) -> list[str]:
-    """Layers between the second and the last but one hold no more than those two: they lie between them.
+    """Equal layers between the second and the last but one hold no more than those two; others may: they have a name.
 
     Where only the first so many layers are recomputed, the last of those is a peak of its own.
     """
@@ -82,6 +83,8 @@ def _names(phase: str, depth: int, recomputed: int) -> list[str]:
     places = [_FIRST.get(index), _LAST.get(depth - index)]
     if index == recomputed - 1 < depth - 1:
         places.append("last recomputed layer")
+    if not any(places):
+        return [f"{what} of a layer between"]
     return [f"{what} of the {place}" for place in places if place]
 
 

@@ -120,8 +120,10 @@ def test_layers_that_differ_are_traced_one_and_all() -> None:
     question = ask(adapter=SETTINGS["attention of a few layers"]["adapter"])
     found = traced(question)
     assert found.traced_layers == (6,)
+    assert {"forward of a layer between", "backward of a layer between"} <= found.moments.keys()
     held = list(training(found.recording))
     most = replay([*workspaces(), *held], expandable=True)
+    assert found.peak_bytes == pytest.approx(most.peak_allocated, abs=2**16)
     assert reserve(held, most.peak_reserved + CONTEXT_BYTES).fits_expandable
     assert not reserve(held, most.peak_allocated + CONTEXT_BYTES - MIB).fits_expandable
 
