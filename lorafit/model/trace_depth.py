@@ -31,7 +31,8 @@ def exact(
             raise
         depths = (layers,)  # some configurations say more of each layer than how many there are
         traces = [trace(question, config, layers, build_optimizer)]
-    found = [moments(each, depth, question.recomputed) for each, depth in zip(traces, depths, strict=True)]
+    differ = not _alike(question)
+    found = [moments(each, depth, question.recomputed, differ) for each, depth in zip(traces, depths, strict=True)]
     deep = found[-1]
     if len(found) > 1:
         deep = {phase: moment.extended(found[0][phase], layers - depths[-1]) for phase, moment in deep.items()}
@@ -61,17 +62,17 @@ def _alike(question: MemoryQuestion) -> bool:
     )
 
 
-def moments(traced: Trace, depth: int, recomputed: int = 0) -> dict[str, Moment]:
-    """Name each phase by where its layer stands, and sum up equal tensors; of layers between, the worst."""
+def moments(traced: Trace, depth: int, recomputed: int = 0, differ: bool = False) -> dict[str, Moment]:
+    """Name each phase by where its layer stands, and sum up equal tensors; of layers between that differ, the worst."""
     named: dict[str, Peak] = {}
     for phase, peak in traced.peaks.items():
-        for name in _names(phase, depth, recomputed):
+        for name in _names(phase, depth, recomputed, differ):
             if name not in named or named[name].bytes < peak.bytes:
                 named[name] = peak
     return {name: _moment(peak, traced.owners) for name, peak in named.items()}
 
 
-def _names(phase: str, depth: int, recomputed: int) -> list[str]:
+def _names(phase: str, depth: int, recomputed: int, differ: bool) -> list[str]:
     """Equal layers between the second and the last but one hold no more than those two; others may: they have a name.
 
     Where only the first so many layers are recomputed, the last of those is a peak of its own.
@@ -83,7 +84,7 @@ def _names(phase: str, depth: int, recomputed: int) -> list[str]:
     places = [_FIRST.get(index), _LAST.get(depth - index)]
     if index == recomputed - 1 < depth - 1:
         places.append("last recomputed layer")
-    if not any(places):
+    if differ and not any(places):
         return [f"{what} of a layer between"]
     return [f"{what} of the {place}" for place in places if place]
 
