@@ -17,7 +17,7 @@ LARGEST_GB = 512  # twice what any card of the catalogue has
 _CAPACITY = re.compile(r"(\d+(?:\.\d+)?)\s*([mgt]?)(?:i?b)?")
 # of a GiB; a megabyte is taken for 1024th part, as nvidia-smi prints it, and promises no more than there is
 _PARTS = {"m": 1 / 1024, "": 1, "g": 1, "t": 1024}
-_SOLD_AS = re.compile(r"[-_\s]*(\d+)\s*gb$")
+_SOLD_AS = re.compile(r"(?:[-_\s]*(\d+)\s*gb|[-_\s]+(\d+))$")  # of `a100-80` the unit is plain
 _MAKERS = re.compile(r"\b(nvidia|amd|geforce|tesla|quadro|instinct|sxm\d?|pcie)\b")
 
 
@@ -64,7 +64,9 @@ def find_card(text: str) -> Card:
     by_plain = {_plain(name): card for name, card in cards().items()}
     plain = _plain(_MAKERS.sub(" ", word))
     # `4090` for rtx-4090; `h100-80gb` for h100; `a100` for the smaller of its kinds, so that a promise holds on both
-    found = by_plain.get(plain) or by_plain.get(f"rtx{plain}") or _sold_as(word, by_plain) or _smallest(plain)
+    names = (f"{before}{plain}{after}" for after in ("", "gb") for before in ("", "rtx"))
+    found = next((by_plain[each] for each in names if each in by_plain), None)
+    found = found or _sold_as(word, by_plain) or _smallest(plain)
     found = found or _by_capacity(word)
     if found is None:
         raise _unknown(text, plain, by_plain)
@@ -77,8 +79,10 @@ def _by_capacity(word: str) -> Card | None:
         return None
     size = float(found[1]) * _PARTS[found[2]]
     if size > LARGEST_GB:
-        raise _too_large(word)
-    return Card(f"{size:g} GB card", int(size * USABLE_SHARE * GIB)) if size >= 1 else None
+        raise _no_capacity(word, f"at most {LARGEST_GB}GB, and --gpus N for several cards")
+    if size < 1:
+        raise _no_capacity(word, "at least 1GB: --gpu 24GB")
+    return Card(f"{size:g} GB card", int(size * USABLE_SHARE * GIB))
 
 
 def cards_that_hold(needed_bytes: int, count: int = 3) -> list[Card]:
@@ -91,7 +95,8 @@ def _sold_as(word: str, by_plain: dict[str, Card]) -> Card | None:
     """A name with its capacity written out, which must be true."""
     size = _SOLD_AS.search(word)
     card = by_plain.get(_plain(_MAKERS.sub(" ", word[: size.start()]))) if size else None
-    return card if card and size and 0.85 < card.capacity_bytes / (int(size[1]) * GIB) < 1.02 else None
+    sold = int(size[1] or size[2]) * GIB if size else 0
+    return card if card and sold and 0.85 < card.capacity_bytes / sold < 1.02 else None
 
 
 def _smallest(plain: str) -> Card | None:
@@ -103,11 +108,11 @@ def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name)
 
 
-def _too_large(word: str) -> RecipeError:
+def _no_capacity(word: str, limit: str) -> RecipeError:
     return RecipeError(
         f"no card has {word[:40]!r}",
         where="--gpu",
-        fix=f"give one card's capacity, at most {LARGEST_GB}GB, and --gpus N for several cards",
+        fix=f"give one card's capacity, {limit}",
         code="E2-CARD",
     )
 

@@ -22,6 +22,7 @@ _SHAPELESS = {"meta", "instruct", "chat", "base", "hf", "it", "pt"}
 _PACKED = {"4bit", "8bit", "awq", "bnb", "exl2", "fp8", "gguf", "gptq", "int4", "int8", "nf4", "quantized", "w4a16"}
 _SIZE = re.compile(r"(\d+x)?\d+(\.\d+)?[bmt]")
 _COUNT = re.compile(r"(\d+(?:\.\d+)?)([bmt])")
+_BEFORE_SIZE = re.compile(r"_(?=(\d+x)?\d+(\.\d+)?[bmt]([-_\s]|$))", re.IGNORECASE)  # llama3_8b, of no point
 _UNITS = {"m": 10**6, "b": 10**9, "t": 10**12}
 _NEAR = 0.05  # between the size that a name says and the model's own: 14B are 14.66 billion
 _FIRST = 6  # how many names a message lists
@@ -63,10 +64,14 @@ def find(name: str, values_of: Callable[[Entry], int]) -> Match:
     Raises:
         ModelError: no entry has this name, or a name without a size fits several.
     """
-    found = _by_id(name) or _by_size(name) or _by_words(name) or _by_count(name, values_of)
+    found = _found(name, values_of) or _found(_BEFORE_SIZE.sub("-", name), values_of)
     if not found:
         raise _unknown(name, values_of)
     return Match(found[0], tuple(entry.hub_id for entry in found[1:]))
+
+
+def _found(name: str, values_of: Callable[[Entry], int]) -> list[Entry]:
+    return _by_id(name) or _by_size(name) or _by_words(name) or _by_count(name, values_of)
 
 
 def _by_id(name: str) -> list[Entry]:
@@ -105,13 +110,21 @@ def _by_count(name: str, values_of: Callable[[Entry], int]) -> list[Entry]:
     rest = _parts([word for word in words if word not in sizes])
     if len(sizes) != 1 or (rest and not any(part.isalpha() for part in rest)):
         return []
-    asked = [entry for entry in entries() if not rest or _is_unsized(entry, rest)]
-    return [entry for entry in asked if abs(values_of(entry) - _count(sizes[0])) <= _NEAR * values_of(entry)]
+    asked = [entry for entry in entries() if not rest or _within(rest, _parts(entry.words))]
+    near = [entry for entry in asked if abs(values_of(entry) - _count(sizes[0])) <= _NEAR * values_of(entry)]
+    rounded = [entry for entry in near if _rounds_to(values_of(entry), sizes[0])]
+    return rounded + [entry for entry in near if entry not in rounded and (not rest or _is_unsized(entry))]
 
 
-def _is_unsized(entry: Entry, parts: Sequence[str]) -> bool:
-    """Tell whether a name has these parts and says no size."""
-    return _within(parts, _parts(entry.words)) and not any(map(_SIZE.fullmatch, entry.words))
+def _rounds_to(values: int, size: str) -> bool:
+    """Tell whether a count is this size to the digits that it is written with: 32.53 billion are 33b."""
+    digits = len(size[:-1].partition(".")[2])
+    return f"{values / _UNITS[size[-1]]:.{digits}f}" == size[:-1]
+
+
+def _is_unsized(entry: Entry) -> bool:
+    """Tell whether a name says no size."""
+    return not any(map(_SIZE.fullmatch, entry.words))
 
 
 def _saying_more(words: Sequence[str], words_of: Callable[[Entry], list[str]]) -> list[Entry]:
@@ -169,9 +182,14 @@ def _asked_back(name: str, plain: str, values_of: Callable[[Entry], int]) -> str
         near = sorted((abs(values_of(entry) - count), entry.hub_id, values_of(entry)) for entry in entries())[:3]
         return " or ".join(f"{hub_id} ({values / 10**9:.3g}b)" for _, hub_id, values in near)
     if name.strip().isdecimal():
-        return f"{name.strip()[:20]}b"
+        return _as_size(int(name.strip()[:20]))
     known = {"-".join(entry.words): entry.hub_id for entry in entries()}
     return " or ".join(known[each] for each in get_close_matches(plain, known, n=3, cutoff=0.6))
+
+
+def _as_size(count: int) -> str:
+    """A bare number as a size: `70` is meant in billions, 70000000000 is the count itself."""
+    return f"{count / _UNITS['b'] if count >= _UNITS['m'] else count:.3g}b"
 
 
 def _ambiguous(name: str, found: list[Entry]) -> ModelError:

@@ -10,7 +10,7 @@ from lorafit.recipe import outline
 from lorafit.recipe.outline import Node
 from lorafit.recipe.problems import KeyPath, Problem, child_value, printable, shown, value_at
 from lorafit.recipe.scalars import plain_scalar
-from lorafit.recipe.suggest import did_you_mean, for_key, nearest
+from lorafit.recipe.suggest import WORDS_ELSEWHERE, did_you_mean, for_key, nearest
 
 SUGGESTIONS = 100  # looking for the nearest key takes a millisecond, and no one reads so many
 
@@ -122,6 +122,8 @@ def _hint_for_word(word: str, node: Node) -> str:
     if types == {"object"} and "path" in outline.fields(node, {}):
         return f"write {{path: {printable(word)}}}"
     words = [str(each) for option in outline.options(node) for each in option.get("enum", [])]
+    if (meant := WORDS_ELSEWHERE.get(word.lower())) in words:
+        return f"lorafit calls it {meant}"
     return did_you_mean(nearest(word, words or variants))
 
 

@@ -76,6 +76,15 @@ ELSEWHERE = {
     "report_to": "output.trackers",
 }
 
+# what other tools call a value; names of `optim` in transformers/training_args.py
+WORDS_ELSEWHERE = {
+    "adamw_torch": "adamw",
+    "adamw_torch_fused": "adamw",
+    "adamw_hf": "adamw",
+    "adamw_bnb_8bit": "adamw_8bit",
+    "paged_adamw_32bit": "paged_adamw",
+}
+
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """Give the known word most like this one: the same up to case, hyphens and accents, or else close."""

@@ -207,6 +207,10 @@ def test_the_catalogue_is_whole() -> None:
         ("124m", "openai-community/gpt2"),
         ("671b", "deepseek-ai/DeepSeek-V3"),
         ("1t", "moonshotai/Kimi-K2-Instruct"),
+        ("Llama3_8B", "meta-llama/Meta-Llama-3-8B"),
+        ("qwen2_5_7b", "Qwen/Qwen2.5-7B"),
+        ("llama-33b", "huggyllama/llama-30b"),  # 32.5 billion: its paper says 33B
+        ("3.8b", "microsoft/Phi-3-mini-4k-instruct"),  # and not a model of 3.88 billion
     ],
 )
 def test_names_as_people_type_them(typed: str, taken_as: str) -> None:
@@ -245,11 +249,13 @@ def test_an_unknown_name(typed: str) -> None:
     ("typed", "asked_back"),
     [
         ("100b", "zai-org/GLM-4.5-Air (107b)"),
-        ("70", "did you mean 70b"),
+        ("70", "did you mean 70b?"),
+        ("70000000000", "did you mean 70b?"),
+        ("70bn", "no model of this name in the catalogue; give a hub id"),
         ("mistralai/Mistral-7B-Instruct-v0.2", "mistralai/Mistral-7B-v0.3"),
         ("qwen3-4b-instruct-2507", "Qwen/Qwen3-4B"),
         ("unsloth/llama-3-8b-bnb-4bit", "meta-llama/Meta-Llama-3-8B"),
-        ("llama-33b", "huggyllama/llama-30b"),
+        ("llama-31b", "huggyllama/llama-30b"),
     ],
 )
 def test_an_unknown_name_is_asked_back(typed: str, asked_back: str) -> None:

@@ -293,6 +293,10 @@ def test_tight_lies_between_fits_and_does_not_fit() -> None:
         ("rtx-4090-24gb", "rtx-4090"),
         ("a100", "a100-40gb"),
         ("A100 80GB", "a100-80gb"),
+        ("a100-80", "a100-80gb"),
+        ("v100_32", "v100-32gb"),
+        ("h200-141", "h200"),
+        ("4060-ti-16", "rtx-4060-ti-16gb"),
         ("h100-80gb", "h100"),
         ("H100 SXM5", "h100"),
         ("NVIDIA A100-PCIE-40GB", "a100-40gb"),
@@ -317,6 +321,13 @@ def test_an_unknown_card(text: str) -> None:
     with pytest.raises(RecipeError, match="no card") as error:
         find_card(text)
     assert error.value.faults[0].fix
+
+
+@pytest.mark.parametrize("text", ["0GB", "0", "512MB"])
+def test_a_capacity_of_nothing_is_no_cards_name(text: str) -> None:
+    with pytest.raises(RecipeError, match="give one card's capacity, at least 1GB: --gpu 24GB") as error:
+        find_card(text)
+    assert "did you mean" not in str(error.value)
 
 
 def test_a_card_offers_less_than_it_is_sold_with() -> None:

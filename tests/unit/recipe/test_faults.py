@@ -39,6 +39,8 @@ def test_the_form_of_the_contract(faults: Faults) -> None:
         ("quantization: {double_quant: true}", "quantization.kind: expected none, nf4, fp4 or int8, got nothing"),
         ("adapter: dora", 'expected a block with kind: lora, dora or full, got "dora"; write {kind: dora}'),
         # values
+        ("training: {optimizer: paged_adamw_32bit}", 'got "paged_adamw_32bit"; lorafit calls it paged_adamw  [E2'),
+        ("training: {optimizer: adamw_torch}", 'got "adamw_torch"; lorafit calls it adamw  [E2-VALUE]'),
         ('training: {epochs: "3"}', 'expected a number in (0, 10000], got "3"; write 3  [E2-VALUE]'),
         ("training: {max_steps: 1_000}", 'got "1_000"; write 1000  [E2-VALUE]'),
         ("training: {max_steps: 2.0}", "expected a whole number in [1, 1000000000], got 2.0  [E2-VALUE]"),
