@@ -1,6 +1,7 @@
 """The exact answer to a question about memory: the real training step, traced on fake tensors."""
 
 import gc
+import logging
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -26,6 +27,7 @@ from lorafit.model.trained import Trained
 from lorafit.plan.question import MemoryQuestion
 from lorafit.plan.unroll import Recording
 
+NOTHING_ELSE = "there is no table of this family, so nothing else estimates it; try a run: it proves the model first"
 OptimizerBuilder = Callable[[Trained, MemoryQuestion], torch.optim.Optimizer]
 
 
@@ -45,6 +47,7 @@ def trace(
     """Trace a step of a model with so many layers, after one that only made the optimizer's states. ModelError."""
     started = time.perf_counter()
     gc.collect()  # what is left of an earlier trace dies outside the modes of this one, in which torch has crashed
+    logging.getLogger("torch._subclasses").setLevel(logging.CRITICAL)  # what cannot be traced is said below, once
     log = StorageLog()
     try:
         return _traced(question, config, layers, build_optimizer, log, started)
@@ -52,7 +55,9 @@ def trace(
         raise ModelError(
             f"the step of {question.shape.name} cannot be traced: {first_line(error)}",
             where="--exact",
-            fix="leave --exact out for the estimate without the model's code",
+            fix=NOTHING_ELSE
+            if question.shape.read_off
+            else "leave --exact out for the estimate without the model's code",
             code="E4-TRACE",
         ) from None
 

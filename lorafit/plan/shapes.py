@@ -120,12 +120,14 @@ def _notes(family: Family, model_type: str, layers: tuple[Layer, ...], expert_pa
 
 
 def _unknown_type(model_type: object, name: str) -> ModelError:
-    near = nearest(str(model_type), FAMILIES)
+    if not isinstance(model_type, str):
+        fix = "take the config.json that came with the weights"
+        return ModelError("model_type: the key is missing", where=name, fix=fix, code="E4-MODEL-TYPE")
+    near = nearest(model_type, FAMILIES)
     ask = f"did you mean {near}? " if near else ""
-    missing = "model_type: the key is missing"
     return ModelError(
-        missing if model_type is None else f"model_type: {model_type!r} is no family that lorafit knows the shape of",
+        f"model_type: {model_type!r} is no family that lorafit knows the shape of",
         where=name,
-        fix=f"{ask}--exact reads it off transformers' own class; known: {', '.join(sorted(FAMILIES))}",
+        fix=f"{ask}--exact reads it off transformers' own class, if any; known: {', '.join(sorted(FAMILIES))}",
         code="E4-MODEL-TYPE",
     )

@@ -72,7 +72,8 @@ class Work:
 
     def as_text(self) -> str:
         """Give the facts for a person."""
-        lines = [f"Work: {self.flops_per_token / 1e9:,.3g} GFLOP a token"]
+        giga = self.flops_per_token / 1e9
+        lines = [f"Work: {giga:{',.0f' if giga >= 100 else '.3g'}} GFLOP a token"]
         if self.recomputed_flops_per_token:
             lines[0] += f", {self.recomputed_flops_per_token / self.flops_per_token:.0%} of it recomputation"
         if self.moved_bytes:
@@ -85,10 +86,17 @@ class Work:
                 shares += f", {LOW_BANDWIDTH_SHARE:.0%} to {HIGH_BANDWIDTH_SHARE:.0%} of its memory's speed"
             lines.append(f"Speed: {low:,.0f} to {high:,.0f} tokens a second ({shares})")
         if self.hours:
-            lines.append(f"Time: {self.hours[0]:.1f} to {self.hours[1]:.1f} hours")
+            lines.append(f"Time: {_span(*self.hours)}")
         if self.cost:
             lines.append(f"Cost: {self.cost[0]:,.2f} to {self.cost[1]:,.2f}")
         return "\n".join(lines)
+
+
+def _span(low_hours: float, high_hours: float) -> str:
+    """A range of times, in minutes where hours would say nothing."""
+    if high_hours < 1:
+        return f"{60 * low_hours:.1f} to {60 * high_hours:.1f} minutes"
+    return f"{low_hours:.1f} to {high_hours:.1f} hours"
 
 
 def _range(found: tuple[float, float] | None) -> list[float] | None:
@@ -172,12 +180,13 @@ def _target_weights(question: MemoryQuestion) -> int:
 
 def _body_weights(question: MemoryQuestion) -> int:
     """Weights that a token meets inside the layers: of experts, only those that are picked."""
-    picked = 0
+    met = question.shape.linear_parameters + question.shape.expert_parameters
     for layer in question.shape.layers:
         experts = layer.mlp.experts
         if experts:
-            picked += experts.parameters * experts.per_token // experts.count
-    return question.shape.linear_parameters + picked
+            listed = sum(linear.weights for trio in experts.listed for linear in trio)
+            met -= (experts.parameters + listed) * (experts.count - experts.per_token) // experts.count
+    return met
 
 
 def _head_weights(question: MemoryQuestion) -> int:
@@ -193,7 +202,14 @@ def _class_weights(question: MemoryQuestion) -> int:
 
 
 def _adapter_weights(question: MemoryQuestion) -> int:
-    return sum(question.rank * (linear.in_features + linear.out_features) for linear in question.targets)
+    """Weights of adapters that a token meets: those of listed experts as far as the experts are picked."""
+    experts = next((layer.mlp.experts for layer in question.shape.layers if layer.mlp.experts), None)
+    picked = experts.per_token / experts.count if experts else 1.0
+    met = (
+        (linear.in_features + linear.out_features) * (picked if linear.kind == "expert" else 1)
+        for linear in question.targets
+    )
+    return round(question.rank * sum(met))
 
 
 def _attention(question: MemoryQuestion) -> int:

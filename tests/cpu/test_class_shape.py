@@ -1,6 +1,7 @@
 """Families without a table: sizes off transformers' class, and an answer that is the trace's."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,13 @@ from test_shapes_oracle import ONE_OF_EACH_FAMILY, SMALL, VARIANTS
 from lorafit.errors import ModelError, RecipeError
 from lorafit.model.of_class import read_shape
 from lorafit.plan.catalogue import Entry
+from lorafit.plan.question import MemoryQuestion
 from lorafit.plan.shapes import shape_from_config
 from lorafit.plan.vram import Answer, answer
+from lorafit.plan.work import work
+from lorafit.recipe.adapters import Lora
 from lorafit.recipe.load import load_recipe
+from lorafit.recipe.quantization import Unquantized
 from lorafit.report.validation import check
 from lorafit.train.trace import with_trace
 
@@ -71,6 +76,42 @@ def test_without_a_trace_such_a_family_is_refused_with_the_way_to_one(tmp_path: 
         ask(tmp_path, NEW | {"model_type": "miniestral"})
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model_type": "bert"}, "'bert' is no decoder"),
+        (
+            {"model_type": "whisper", "decoder_attention_heads": 4, "encoder_attention_heads": 4},
+            "'whisper' is no decoder",
+        ),
+        ({"model_type": "t5"}, "'t5' is no decoder"),
+        ({"model_type": "xlnet", "max_position_embeddings": 8}, "transformers cannot make a 'xlnet' of it"),
+        ({"vocab_size": 10**12}, "a vocabulary of 1000000000000"),
+        ({"hidden_size": "x"}, "Field 'hidden_size' expected int, got str"),
+    ],
+)
+def test_a_config_that_no_decoder_can_be_made_of_is_a_fault(changes: dict[str, object], said: str) -> None:
+    with pytest.raises(ModelError, match=re.escape(said)):
+        read_shape(NEW | changes, "it")
+
+
+def test_of_a_family_that_cannot_be_traced_nothing_else_is_promised(tmp_path: Path) -> None:
+    asked = ask(tmp_path, NEW | {"model_type": "nemotron"})
+    with pytest.raises(ModelError, match=r"do not tell attention where documents end; .*try a run"):
+        with_trace(asked)
+
+
+def test_experts_are_counted_as_far_as_a_token_picks_them() -> None:
+    sparse = NEW | {"model_type": "granitemoe", "num_local_experts": 40, "num_experts_per_tok": 8}
+    few, all_of_them = (read_shape(sparse | {"num_experts_per_tok": picked}, "it") for picked in (8, 40))
+    flops = [
+        work(MemoryQuestion(shape, Lora(), Unquantized()), None, None, None).flops_per_token
+        for shape in (few, all_of_them)
+    ]
+    assert flops[1] - flops[0] == (4 + 2) * few.expert_parameters * 32 // 40
+    assert read_shape(NEW | {"model_type": "lfm2"}, "it").expert_parameters == 0  # a convolution is no stack of experts
+
+
 def test_validate_leaves_the_layers_of_such_a_family_to_the_run(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(NEW))
     (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n')
@@ -100,6 +141,6 @@ OPT = {
 )  # fmt: skip
 def test_a_config_that_lies_is_a_fault_and_never_a_bug(lie: dict[str, object]) -> None:
     assert read_shape(OPT, "it").hidden_size == 32
-    with pytest.raises(ModelError, match=r"^it: model_type: transformers' class cannot be made of it") as caught:
+    with pytest.raises(ModelError, match=r"^it: transformers cannot make a 'opt' of it") as caught:
         read_shape(OPT | lie, "it")
     assert caught.value.faults[0].fix

@@ -6,6 +6,7 @@ import pytest
 
 from lorafit.errors import RecipeError
 from lorafit.plan.cards import cards, find_card
+from lorafit.plan.listed import with_listed_experts
 from lorafit.plan.question import MemoryQuestion
 from lorafit.plan.shapes import shape_by_name
 from lorafit.plan.work import work
@@ -26,6 +27,15 @@ def test_experts_count_as_far_as_they_are_picked() -> None:
     """Qwen3-30B-A3B meets some 3 billion weights a token."""
     sparse = replace(KEPT, shape=shape_by_name("Qwen/Qwen3-30B-A3B").shape, max_length=8)
     assert work(sparse, None, None, None).flops_per_token / 4 == pytest.approx(3.0e9, rel=0.1)
+
+
+@pytest.mark.parametrize("name", ["Qwen/Qwen3-30B-A3B", "mistralai/Mixtral-8x7B-v0.1"])
+def test_experts_that_are_linears_count_as_far_as_they_are_picked_too(name: str) -> None:
+    stacked = replace(KEPT, shape=shape_by_name(name).shape, adapter=Lora(target_modules="attention"))
+    listed = replace(stacked, shape=with_listed_experts(stacked.shape))
+    assert work(listed, None, None, None).flops_per_token == work(stacked, None, None, None).flops_per_token
+    every = [work(replace(each, adapter=Lora()), None, None, None).flops_per_token for each in (stacked, listed)]
+    assert 1 <= every[1] / every[0] < 1.05  # adapters of those that are picked, where they have any
 
 
 def test_all_weights_trained_is_half_as_much_again() -> None:
