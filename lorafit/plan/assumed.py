@@ -22,9 +22,22 @@ def warnings(recipe: Recipe, question: MemoryQuestion, found: NamedShape, upcast
         counted_unquantised(found.taken_as, found.stored),
         beyond_positions(question.max_length, found.config),
         why_unsplit(recipe, question.gpus),
+        _unpacked_experts(question),
         f"--upcast {upcast} turns nothing to float32: the base is not quantised" if idle else "",
     ]
     return [each for each in said if each]
+
+
+def _unpacked_experts(question: MemoryQuestion) -> str:
+    """Of most mixtures the larger part is experts, and who knows them from transformers 4 expects them in 4 bits."""
+    shape = question.shape
+    if isinstance(question.quantization, Unquantized) or shape.expert_parameters <= shape.linear_parameters:
+        return ""
+    share = shape.expert_parameters / shape.total_parameters
+    return (
+        f"{share:.0%} of the weights are experts in stacked matrices, as transformers 5 has them, and "
+        f"{question.quantization.kind} packs linears only: they stay in {question.dtype}"
+    )
 
 
 def assumptions(recipe: Recipe, question: MemoryQuestion, card: Card | None) -> list[str]:

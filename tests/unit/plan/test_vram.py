@@ -367,3 +367,10 @@ def test_a_folder_is_a_model(tmp_path: Path) -> None:
     found = ask(model=str(tmp_path))
     assert found.estimate.total_parameters == found.model.shape.total_parameters
     assert "MiB" in found.as_text()
+
+
+def test_that_most_of_a_mixture_stays_in_16_bits_is_said_at_the_top() -> None:
+    said = ask(model="mixtral-8x7b", method="qlora")
+    assert any("97% of the weights are experts" in line and "stay in bfloat16" in line for line in said.warnings)
+    listed = ask(model="mixtral-8x7b", method="qlora", engine="transformers@4.48.1")  # linears, which are packed
+    assert not ask(model="mixtral-8x7b", method="lora").warnings + listed.warnings
