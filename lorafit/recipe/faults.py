@@ -122,8 +122,8 @@ def _hint_for_word(word: str, node: Node) -> str:
     if types == {"object"} and "path" in outline.fields(node, {}):
         return f"write {{path: {printable(word)}}}"
     words = [str(each) for option in outline.options(node) for each in option.get("enum", [])]
-    if (meant := WORDS_ELSEWHERE.get(word.lower())) in words:
-        return f"lorafit calls it {meant}"
+    if (known := WORDS_ELSEWHERE.get(word.lower(), "")) in words:
+        return f"lorafit calls it {known}"
     return did_you_mean(nearest(word, words or variants))
 
 
