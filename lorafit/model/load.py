@@ -39,9 +39,14 @@ def pick_device(local_rank: int = 0) -> torch.device:
     return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
 
 
+def computes_in_bfloat16(device: torch.device) -> bool:
+    """Tell whether the device has products in bfloat16 of its own."""
+    return device.type == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 def pick_dtype(wanted: Dtype, device: torch.device) -> torch.dtype:
     """Resolve `auto`: bfloat16 on a card that computes in it, else float32. MachineError when it cannot be."""
-    has_bfloat16 = device.type == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False)
+    has_bfloat16 = computes_in_bfloat16(device)
     if wanted == "auto":
         return torch.bfloat16 if device.type == "cuda" and has_bfloat16 else torch.float32
     if wanted == "bfloat16" and not has_bfloat16:

@@ -15,6 +15,7 @@ LONGEST_ROW = 2**22  # no recipe asks for more tokens in a row
 ROW_STEP = 256  # tokens, by which the longest row is looked for
 SHORT_ROW_STEP = 8  # where not even one of those fits: no recipe asks for fewer tokens
 LOOKS_ALONG_LINES = 8
+TO_BFLOAT16 = "model.dtype: bfloat16"
 FARTHEST = 8  # times the last count, where no line shows how far
 
 
@@ -73,10 +74,11 @@ def _reach(question: MemoryQuestion, capacity_bytes: int) -> Reach:
     )
 
 
-def advise(question: MemoryQuestion) -> list[Advice]:
-    """List single changes that lower the peak, the largest saving first."""
+def advise(question: MemoryQuestion, *, bfloat16: bool = True) -> list[Advice]:
+    """List single changes that lower the peak, the largest saving first; `bfloat16`: the card computes in it."""
     peak = estimate(question).peak_bytes
-    advice = [Advice(change, peak - estimate(changed).peak_bytes) for change, changed in _changes(question)]
+    changes = [each for each in _changes(question) if bfloat16 or each[0] != TO_BFLOAT16]
+    advice = [Advice(change, peak - estimate(changed).peak_bytes) for change, changed in changes]
     return sorted((a for a in advice if a.saves_bytes >= LEAST_SAVED_BYTES), key=lambda a: -a.saves_bytes)
 
 
@@ -158,7 +160,7 @@ def _base_changes(question: MemoryQuestion) -> Iterator[tuple[str, MemoryQuestio
         doubled = quantization.model_copy(update={"double_quant": True})
         yield "quantization.double_quant: true", replace(question, quantization=doubled)
     if question.dtype == "float32" and isinstance(quantization, Unquantized) and not question.is_full:
-        yield "model.dtype: bfloat16", replace(question, dtype="bfloat16")
+        yield TO_BFLOAT16, replace(question, dtype="bfloat16")
     if question.optimizer != "paged_adamw_8bit":
         yield "training.optimizer: paged_adamw_8bit", replace(question, optimizer="paged_adamw_8bit")
 

@@ -40,6 +40,19 @@ def _unpacked_experts(question: MemoryQuestion) -> str:
     )
 
 
+def of_card(recipe: Recipe, question: MemoryQuestion, card: Card | None, tokens: int | None) -> list[str]:
+    """What a card, or the lack of one, makes of what was asked for."""
+    said = []
+    if card is not None and not card.bfloat16 and recipe.model.dtype == "bfloat16":
+        train = "`train` refuses the recipe there (E5-DTYPE): set model.dtype: float32"
+        goes = "counted is what float16 takes too" if question.stack else train
+        said.append(f"model.dtype is bfloat16, and {card.name} does not compute in it: {goes}")
+    if tokens is not None and (card is None or card.tflops is None):
+        why = "no card is named" if card is None else f"no speed is known of {card.name}"
+        said.append(f"--tokens gives no hours: {why}; name one whose speed is known with --gpu, such as rtx-4090")
+    return said
+
+
 def assumptions(recipe: Recipe, question: MemoryQuestion, card: Card | None) -> list[str]:
     """What the answer takes for granted."""
     length = question.max_length
@@ -65,7 +78,7 @@ def assumptions(recipe: Recipe, question: MemoryQuestion, card: Card | None) -> 
             f"keep_unpacked auto: {layers} stay unpacked, as many as {ROOM_SHARE:.0%} of the card hold, for less time"
         )
     if question.stack:
-        said += _assumed_of(question, question.stack)
+        said += _assumed_of(question, question.stack, card)
     if question.gpus > recipe.training.global_batch_size and not question.stack:
         rows = recipe.training.global_batch_size
         said.append(f"of {question.gpus:,} GPUs all but {rows:,} idle: training.global_batch_size is {rows:,}")
@@ -78,14 +91,16 @@ def assumptions(recipe: Recipe, question: MemoryQuestion, card: Card | None) -> 
     return [*said, *question.shape.notes]
 
 
-def _assumed_of(question: MemoryQuestion, stack: Stack) -> list[str]:
+def _assumed_of(question: MemoryQuestion, stack: Stack, card: Card | None) -> list[str]:
     """What plain transformers does, where it is not as lorafit does it."""
     updates = "in place" if stack.fused_optimizer else "over lists of tensors"
-    products = "with bf16 autocast" if stack.amp else "without autocast"
-    adapters = "the base's 16 bits" if stack.narrow_adapters else "float32"
+    products = "with bf16 autocast" if question.autocast else "without autocast"
+    adapters = "the base's 16 bits" if stack.narrow_adapters and question.compute_bytes == 2 else "float32"
     logits = "all logits at once" if stack.loss == "full" else "logits a chunk at a time"
     cache = ", use_cache left on" if stack.cache else ""
     said = [f"{stack.name}: the Trainer {products}, adapters in {adapters}, {logits}, AdamW {updates}{cache}"]
+    if card is not None and not card.bfloat16 and question.dtype == "float32":
+        said.append(f"{card.name} trains in float32; a float16 run takes what --set model.dtype=bfloat16 counts")
     if stack.version[:2] > NEWEST:
         said.append(f"{stack.name} does as transformers@{NEWEST[0]}.{NEWEST[1]}, the newest that was read")
     if not isinstance(question.quantization, Unquantized):

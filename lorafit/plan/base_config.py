@@ -9,6 +9,7 @@ from lorafit.plan.families import FAMILIES
 
 POSITION_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len")
 ROPE_KEYS = ("rope_parameters", "rope_scaling")  # of transformers 5, and of before
+_NEW = "are new to it, and it may answer badly"
 LEARNED = {"gpt_neo", "opt"}  # families that transformers has a class of, with a learned table, beside ours
 
 
@@ -38,10 +39,16 @@ def beyond_positions(length: int, config: Mapping[str, object]) -> str:
         return ""
     if are_learned(config):
         return f"data.max_length is {length:,}, and the model can read no row beyond its {most:,} positions"
-    return (
-        f"data.max_length is {length:,}, and the model was made for {most:,} positions: longer rows are new to it, and "
-        "it may answer badly"
-    )
+    return f"data.max_length is {length:,}, and the model was made for {most:,} positions: longer rows {_NEW}"
+
+
+def rows_beyond(longest: int, config: Mapping[str, object]) -> str:
+    """Say which rows up to so many tokens are longer than the base was made for; "" where none is."""
+    most = positions(config)
+    if most is None or longest <= most:
+        return ""
+    fate = "cannot be read by the model: it has no more positions" if are_learned(config) else _NEW
+    return f"Rows beyond {most:,} tokens {fate}"
 
 
 def stored_as(config: Mapping[str, object]) -> str | None:

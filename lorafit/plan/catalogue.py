@@ -64,7 +64,8 @@ def find(name: str, values_of: Callable[[Entry], int]) -> Match:
     Raises:
         ModelError: no entry has this name, or a name without a size fits several.
     """
-    found = _found(name, values_of) or _found(_BEFORE_SIZE.sub("-", name), values_of)
+    other = _BEFORE_SIZE.sub("-", name)
+    found = _found(name, values_of) or (_found(other, values_of) if other != name else [])
     if not found:
         raise _unknown(name, values_of)
     return Match(found[0], tuple(entry.hub_id for entry in found[1:]))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 
 from lorafit.errors import ModelError
 from lorafit.plan import catalogue
@@ -35,12 +36,19 @@ def shape_by_name(name: str) -> NamedShape:
     Raises:
         ModelError: no entry has this name (it tells the nearest), or it fits several.
     """
-    match = catalogue.find(name, lambda entry: shape_from_config(entry.config, entry.hub_id).total_parameters)
+    match = catalogue.find(name, lambda entry: _parameters_of(entry.hub_id))
     shape = shape_from_config(match.entry.config, match.entry.hub_id)
     if match.entry.unconfirmed:
         doubt = f"the sizes of {match.entry.hub_id} in the catalogue come from one source only"
         shape = replace(shape, notes=(*shape.notes, doubt))
     return NamedShape(shape, match.entry.hub_id, list(match.alternatives), match.entry.config, match.entry.stored)
+
+
+@cache
+def _parameters_of(hub_id: str) -> int:
+    """Count the values of a model of the catalogue once: a size is held against every one."""
+    config = next(entry.config for entry in catalogue.entries() if entry.hub_id == hub_id)
+    return shape_from_config(config, hub_id).total_parameters
 
 
 def shape_from_config(config: Mapping[str, object], name: str, of_class: OfClass | None = None) -> ModelShape:

@@ -1,15 +1,17 @@
 """One setting over a range of values: the memory of each, as a table."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from lorafit.errors import RecipeError
+from lorafit.plan.base_config import positions, rows_beyond
 from lorafit.plan.memory import estimate
 from lorafit.plan.question import MemoryQuestion
 from lorafit.plan.units import Unit
 from lorafit.recipe.adapters import Full
 
+NO_CONFIG: Mapping[str, object] = {}
 MOST_VALUES = 32
 MOST_DIGITS = 12  # Python reads no number of thousands
 WIDTH = 40  # characters of the longest bar
@@ -55,6 +57,8 @@ class Sweep:
     setting: str
     points: list[Point]
     capacity_bytes: int | None
+    note: str = ""  # of rows that are longer than the model was made for
+    positions: int | None = None  # that it was made for, where the setting is the length of a row
 
     def as_json(self) -> list[dict[str, object]]:
         """Give one object for each value."""
@@ -65,6 +69,7 @@ class Sweep:
                 "on_card_bytes": point.on_card_bytes,
                 "peak_phase": point.peak_phase,
                 "fits": self._fits(point),
+                "beyond_positions": self.positions is not None and point.value > self.positions,
             }
             for point in self.points
         ]
@@ -79,7 +84,7 @@ class Sweep:
             f"{'#' * max(1, round(WIDTH * point.on_card_bytes / most))}{self._mark(point)}"
             for point in self.points
         ]
-        return "\n".join(lines)
+        return "\n".join([*lines, *([self.note] if self.note else [])])
 
     def _fits(self, point: Point) -> bool | None:
         return None if self.capacity_bytes is None else point.on_card_bytes <= self.capacity_bytes
@@ -88,8 +93,13 @@ class Sweep:
         return " does not fit" if self._fits(point) is False else ""
 
 
-def sweep(text: str, question: MemoryQuestion, capacity_bytes: int | None) -> Sweep:
-    """Answer for each value of `max_length=1k..64k` (doubling) or `rank=8,16,64`. Raises RecipeError."""
+def sweep(
+    text: str, question: MemoryQuestion, capacity_bytes: int | None, config: Mapping[str, object] = NO_CONFIG
+) -> Sweep:
+    """Answer for each value of `max_length=1k..64k` (doubling) or `rank=8,16,64`; `config` is the base's config.json.
+
+    Raises RecipeError.
+    """
     found = _RANGE.fullmatch(text.replace(" ", ""))
     if found is None:
         raise _fault(f"{text!r} is no setting with a range")
@@ -98,7 +108,10 @@ def sweep(text: str, question: MemoryQuestion, capacity_bytes: int | None) -> Sw
     if beyond := [value for value in values if not least <= value <= most]:
         raise _fault(f"{found[1]} is from {least:,} to {most:,}, and {beyond[0]:,} is not")
     change = SETTINGS[found[1]]
-    return Sweep(found[1], [_point(value, change(question, value)) for value in values], capacity_bytes)
+    made = Sweep(found[1], [_point(value, change(question, value)) for value in values], capacity_bytes)
+    if found[1] != "max_length":
+        return made
+    return replace(made, note=rows_beyond(max(values), config), positions=positions(config))
 
 
 def _point(value: int, question: MemoryQuestion) -> Point:

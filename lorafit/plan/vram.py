@@ -1,13 +1,13 @@
 """The answer of `estimate-vram`: bytes by component, whether it fits a card, and what would help."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from lorafit.errors import RecipeError
 from lorafit.plan.advice import Advice, Reach, advise, reaches
 from lorafit.plan.ask import ask, check_overrides, check_split, default_recipe, with_options
-from lorafit.plan.assumed import assumptions, warnings
+from lorafit.plan.assumed import assumptions, of_card, warnings
 from lorafit.plan.bands import band
 from lorafit.plan.base_config import positions, refuse_stored_quantised
 from lorafit.plan.cards import Card, find_card
@@ -37,6 +37,8 @@ class Fit:
     headroom_bytes: int
     # the recipe's own way to recompute, or the last two of `auto`; the furthest last; none where only a trace tells
     reaches: list[Reach]
+    # on other cards, where `model.dtype: auto` would take bfloat16 there; None: as many as on this one
+    elsewhere_bytes: int | None = None
 
     def as_json(self) -> dict[str, object]:
         """Give the facts for a program. `tight` fits too, with expandable segments, as a run sets them."""
@@ -198,17 +200,17 @@ def answer(
         model=found,
         question=question,
         estimate=result,
-        fit=fit_on(card, result, _reaches(asked, question, card)) if card else None,
-        advice=[] if question.shape.read_off else advise(question),
-        warnings=warnings(asked, question, found, upcast),
+        fit=_fit(asked, question, card, result) if card else None,
+        advice=[] if question.shape.read_off else advise(question, bfloat16=card is None or card.bfloat16),
+        warnings=[*warnings(asked, question, found, upcast), *of_card(asked, question, card, tokens)],
         assumptions=[*assumptions(asked, question, card), f"the band {around.said}"],
         work=work(question, card, tokens, price_per_hour),
         outside=outside(question, result, asked.training.keep_checkpoints),
-        sweep=_swept(swept, question, card) if swept else None,
+        sweep=_swept(swept, question, card, found.config) if swept else None,
     )
 
 
-def _swept(text: str, question: MemoryQuestion, card: Card | None) -> "Sweep":
+def _swept(text: str, question: MemoryQuestion, card: Card | None, config: Mapping[str, object]) -> "Sweep":
     from lorafit.plan.sweep import sweep
 
     if question.shape.read_off:
@@ -216,7 +218,14 @@ def _swept(text: str, question: MemoryQuestion, card: Card | None) -> "Sweep":
             f"{question.shape.model_type!r} is known by its traces only, and a sweep makes none",
             where="--sweep", fix="leave it out, and ask for one setting at a time", code="E2-USAGE",
         )  # fmt: skip
-    return sweep(text, question, card.capacity_bytes if card else None)
+    return sweep(text, question, card.capacity_bytes if card else None, config)
+
+
+def _fit(recipe: Recipe, question: MemoryQuestion, card: Card, result: Estimate) -> Fit:
+    fit = fit_on(card, result, _reaches(recipe, question, card))
+    if card.bfloat16 or recipe.model.dtype != "auto" or question.shape.read_off:
+        return fit
+    return replace(fit, elsewhere_bytes=estimate(replace(question, dtype="bfloat16")).on_card_bytes)
 
 
 def _reaches(recipe: Recipe, question: MemoryQuestion, card: Card) -> list[Reach]:

@@ -107,8 +107,8 @@ def _verdict(fit: "Fit", answer: "Answer") -> str:
             first += ", but not at the upper end of the band"
     lines = [first, *(_reach(reach, most) for reach in fit.reaches if reach.longest_row)]
     if fit.reaches and len(lines) == 1:
-        return f"{first}\nNo row is short enough. {_other_cards(estimate)}"
-    return "\n".join([*lines, *([_other_cards(estimate)] if fit.verdict == "does not fit" else [])])
+        return f"{first}\nNo row is short enough. {_other_cards(fit, estimate)}"
+    return "\n".join([*lines, *([_other_cards(fit, estimate)] if fit.verdict == "does not fit" else [])])
 
 
 def _reach(reach: "Reach", positions: int | None) -> str:
@@ -121,9 +121,11 @@ def _reach(reach: "Reach", positions: int | None) -> str:
     )
 
 
-def _other_cards(estimate: "Estimate") -> str:
-    names = [card.name for card in cards_that_hold(estimate.on_card_bytes)]
-    return f"Cards that would hold it: {', '.join(names)}" if names else "No card of the catalogue holds it"
+def _other_cards(fit: "Fit", estimate: "Estimate") -> str:
+    """Each of them computes in bfloat16, and so holds what `auto` would take there."""
+    names = [card.name for card in cards_that_hold(fit.elsewhere_bytes or estimate.on_card_bytes)]
+    how = ", in bfloat16" if fit.elsewhere_bytes else ""
+    return f"Cards that would hold it{how}: {', '.join(names)}" if names else "No card of the catalogue holds it"
 
 
 def _advice(answer: "Answer") -> str:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from lorafit.errors import OutOfMemory, first_line
+from lorafit.model.load import computes_in_bfloat16, pick_device
 from lorafit.plan.advice import advise
 from lorafit.plan.memory import estimate
 from lorafit.report.units import gibibytes
@@ -27,7 +28,7 @@ def edits(sizes: Sizes | None) -> list[str]:
         return []
     question = replace(sizes.question, micro_batch_size=1)
     needed = estimate(question).peak_bytes - sizes.usable_bytes
-    found = advise(question)
+    found = advise(question, bfloat16=computes_in_bfloat16(pick_device()))
     fitting = [advice for advice in found if advice.saves_bytes >= needed] or found
     return [f"{advice.change} (-{gibibytes(advice.saves_bytes)})" for advice in fitting[:MOST_EDITS]]
 

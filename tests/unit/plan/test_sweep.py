@@ -46,6 +46,23 @@ def test_what_does_not_fit_is_marked() -> None:
 
 
 @pytest.mark.parametrize(
+    ("config", "note"),
+    [
+        ({"model_type": "gpt2", "n_positions": 1024}, "Rows beyond 1,024 tokens cannot be read by the model"),
+        ({"model_type": "llama", "max_position_embeddings": 1024}, "Rows beyond 1,024 tokens are new to it"),
+        ({"model_type": "llama", "max_position_embeddings": 4096}, ""),
+        ({}, ""),
+    ],
+    ids=str,
+)
+def test_rows_beyond_the_models_positions_are_said_to_be(config: dict[str, object], note: str) -> None:
+    found = sweep("max_length=1k..4k", QUESTION, None, config)
+    assert found.as_text().splitlines()[-1].startswith(note or "           4,096")
+    assert [row["beyond_positions"] for row in found.as_json()] == [False, bool(note), bool(note)]
+    assert sweep("rank=2048", QUESTION, None, config).note == ""
+
+
+@pytest.mark.parametrize(
     "text", ["", "rank", "rank=0", "rank=8..4", "alpha=1..2", "max_length=1..99999999k", "rank=" + "9" * 5000]
 )
 def test_faults(text: str) -> None:

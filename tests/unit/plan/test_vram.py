@@ -351,6 +351,52 @@ def test_a_card_without_bfloat16_holds_the_rest_in_float32() -> None:
     assert any("t4 has no bfloat16" in line for line in found.assumptions)
 
 
+def test_other_cards_are_asked_for_what_they_would_take() -> None:
+    found, elsewhere = ask(model="8b", gpu="t4"), ask(model="8b", gpu="16GB")
+    assert (found.question.dtype, elsewhere.question.dtype) == ("float32", "bfloat16")
+    names = ", ".join(card.name for card in cards_that_hold(elsewhere.estimate.on_card_bytes))
+    assert f"Cards that would hold it, in bfloat16: {names}\n" in found.as_text()
+    assert f"Cards that would hold it: {names}\n" in elsewhere.as_text()
+    pinned = ask(a_recipe(model=ModelSpec(path="8b", dtype="float32")), gpu="t4")
+    assert "Cards that would hold it: a100-40gb" in pinned.as_text()
+
+
+def test_what_a_card_cannot_do_is_no_advice() -> None:
+    change, recipe = "model.dtype: bfloat16", a_recipe(model=ModelSpec(path="8b", dtype="float32"))
+    assert change in [each.change for each in ask(recipe, gpu="24GB").advice]
+    assert change not in [each.change for each in ask(recipe, gpu="t4").advice]
+
+
+def test_bfloat16_on_a_card_without_it_is_warned_of() -> None:
+    recipe = a_recipe(model=ModelSpec(path="8b", dtype="bfloat16"))
+    (said,) = ask(recipe, gpu="t4").warnings
+    assert "t4 does not compute in it: `train` refuses the recipe there (E5-DTYPE): set model.dtype: float32" in said
+    (said,) = ask(recipe, gpu="t4", engine="transformers").warnings
+    assert "float16" in said
+    assert "train" not in said
+    assert ask(recipe, gpu="24GB").warnings == []
+
+
+def test_plain_transformers_on_a_card_without_bfloat16_has_no_autocast_to_it() -> None:
+    said = " ".join(ask(model="8b", gpu="t4", engine="transformers").assumptions)
+    assert "the Trainer without autocast" in said
+    assert "t4 trains in float32" in said
+    assert "bf16 autocast" in " ".join(ask(model="8b", gpu="a10", engine="transformers").assumptions)
+
+
+@pytest.mark.parametrize(("gpu", "why"), [(None, "no card is named"), ("48GB", "of 48 GB card"), ("t4", "of t4")])
+def test_tokens_without_a_speed_are_said_to_give_no_hours(gpu: str | None, why: str) -> None:
+    said = [line for line in ask(model="8b", gpu=gpu, tokens=10**9).as_json()["warnings"] if "hours" in line]
+    assert [why in line and "--gpu, such as rtx-4090" in line for line in said] == [True]
+    assert ask(model="8b", gpu=gpu).warnings == []
+
+
+def test_tokens_with_a_speed_give_hours() -> None:
+    found = ask(model="8b", gpu="rtx-4090", tokens=10**9)
+    assert found.warnings == []
+    assert found.work.hours is not None
+
+
 def test_an_upcast_without_a_quantised_base_is_said_to_do_nothing() -> None:
     said = ask(model="8b", engine="transformers", upcast="all").warnings
     assert said == ["--upcast all turns nothing to float32: the base is not quantised"]
