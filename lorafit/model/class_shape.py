@@ -12,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 from lorafit.errors import ModelError
 from lorafit.model.memory import decoder_layers
 from lorafit.model.trace_build import NOT_BUILT, shortened
+from lorafit.plan.config_keys import LARGEST
 from lorafit.plan.family import MOST_LAYERS
 from lorafit.plan.layers import Attention, Experts, Layer, Linear, Mlp, ModelShape
 from lorafit.plan.shapes import text_type
@@ -23,7 +24,6 @@ TRACED = (
 )
 ALL_EXPERTS = "config.json does not say in a known way how many experts a token picks: the work counts all"
 _PICKED = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_top_k", "moe_k", "top_k_experts")
-MOST_WORDS = 10**8  # a vocabulary beyond it is a broken file
 
 
 def class_shape(config: Mapping[str, object], name: str) -> ModelShape:
@@ -40,8 +40,8 @@ def class_shape(config: Mapping[str, object], name: str) -> ModelShape:
             raise _not_read(name, f"{kind!r} is no decoder of text")
         if not 1 <= made.num_hidden_layers <= MOST_LAYERS:  # each would be built
             raise ValueError(f"{made.num_hidden_layers} layers, expected 1 to {MOST_LAYERS:,}")
-        if not 1 <= made.vocab_size <= MOST_WORDS:
-            raise ValueError(f"a vocabulary of {made.vocab_size}, expected 1 to {MOST_WORDS:,}")
+        if not 1 <= made.vocab_size <= LARGEST:
+            raise ValueError(f"a vocabulary of {made.vocab_size}, expected 1 to {LARGEST:,}")
         with torch.device("meta"):
             model = cast("PreTrainedModel", AutoModelForCausalLM.from_config(made, dtype=torch.bfloat16))
         if _is_no_decoder(model):

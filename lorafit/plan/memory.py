@@ -118,10 +118,12 @@ def _worst_layer(question: MemoryQuestion, played: Passes, trained: int) -> list
     """The layer whose backward has the most alive: waiting layers shrink while gradients grow."""
     tokens = question.tokens
     gradients = _gradients_by_layer(question, played, trained)
-    waiting = {id(layer): layer.waiting.total(tokens) for layer in played.layers}
+    kinds = {id(layer): layer for layer in played.layers}
+    waiting = {kind: layer.waiting.total(tokens) for kind, layer in kinds.items()}
     before = [0, *accumulate(waiting[id(layer)] for layer in played.layers)]
-    working = {id(layer): layer.working.total(tokens) for layer in played.layers}
-    ahead = [0, *(layer.away.total(tokens) for layer in played.layers)]  # what the layer below kept, from the host
+    working = {kind: layer.working.total(tokens) for kind, layer in kinds.items()}
+    away = {kind: layer.away.total(tokens) for kind, layer in kinds.items()}
+    ahead = [0, *(away[id(layer)] for layer in played.layers)]  # what the layer below kept, from the host
     alive = [before[i] + ahead[i] + working[id(layer)] + gradients[i] for i, layer in enumerate(played.layers)]
     if question.keeps_worked_layers:  # all inputs by then, and the gradients of all but the first
         return _all_worked(question, played, gradients[0])

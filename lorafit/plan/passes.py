@@ -43,14 +43,14 @@ class Passes:
         """What they keep on the host."""
         return self._of(layers, "away")
 
-    def _of(self, layers: int, part: Literal["waiting", "away"]) -> Load:
+    def _of(self, layers: int, part: Literal["waiting", "away", "cached"]) -> Load:
         kinds: dict[int, Load] = {id(layer): getattr(layer, part) for layer in self.layers}
         counts = Counter(id(layer) for layer in self.layers[:layers])
         return sum((kinds[kind].times(count) for kind, count in counts.items()), NOTHING)
 
     def cached(self) -> Load:
         """What `use_cache` holds."""
-        return sum((layer.cached for layer in self.layers), NOTHING)
+        return self._of(len(self.layers), "cached")
 
 
 def play_passes(question: MemoryQuestion) -> Passes:
