@@ -19,8 +19,7 @@ Exit code 0 means finished and verified, 1 a bug in lorafit, 130 and 143 a secon
 
 import errno
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 SHOWN_LINES = 20
 # what the machine refuses: whoever runs the command can mend it. Other errors of files are bugs of ours
@@ -30,8 +29,7 @@ _THE_MACHINES = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Fault:
+class Fault(NamedTuple):
     """One thing that is wrong: what happened, where, how to mend it, and its code."""
 
     what: str

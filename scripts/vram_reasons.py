@@ -143,7 +143,7 @@ def stack(**changes: object) -> Change:
 
     def changed(case: Case) -> Case:
         assert case.question.stack
-        found = replace(case.question.stack, **changes)  # type: ignore[arg-type]
+        found = case.question.stack._replace(**changes)  # type: ignore[arg-type]
         return replace(case, question=replace(case.question, stack=found))
 
     return changed
@@ -203,12 +203,12 @@ def with_context(case: Case) -> Case:
 
 def plain_scores(case: Case) -> Case:
     """Attention by a kernel where transformers writes scores out."""
-    return _layers(case, lambda layer: replace(layer, attention=replace(layer.attention, scores="plain")))
+    return _layers(case, lambda layer: layer._replace(attention=layer.attention._replace(scores="plain")))
 
 
 def compiled_norms(case: Case) -> Case:
     """A norm in one kernel keeps its input as it is, as torch's own LayerNorm does, and no float32 copy of it."""
-    return _layers(case, lambda layer: replace(layer, norm="layer"))
+    return _layers(case, lambda layer: layer._replace(norm="layer"))
 
 
 def _layers(case: Case, change: Callable[[Layer], Layer]) -> Case:

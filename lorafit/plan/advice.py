@@ -1,7 +1,8 @@
 """What would save memory, what else would fit: each answer is an estimate of its own, with one thing changed."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from lorafit.plan.memory import estimate
 from lorafit.plan.question import MemoryQuestion
@@ -19,16 +20,14 @@ TO_BFLOAT16 = "model.dtype: bfloat16"
 FARTHEST = 8  # times the last count, where no line shows how far
 
 
-@dataclass(frozen=True)
-class Advice:
+class Advice(NamedTuple):
     """One change to the recipe, and the bytes by which it lowers the peak."""
 
     change: str
     saves_bytes: int
 
 
-@dataclass(frozen=True)
-class Reach:
+class Reach(NamedTuple):
     """How far a card takes a recipe in one way to recompute; 0 where not even a short row fits."""
 
     recomputation: str
@@ -74,9 +73,12 @@ def _reach(question: MemoryQuestion, capacity_bytes: int) -> Reach:
     )
 
 
-def advise(question: MemoryQuestion, *, bfloat16: bool = True) -> list[Advice]:
-    """List single changes that lower the peak, the largest saving first; `bfloat16`: the card computes in it."""
-    peak = estimate(question).peak_bytes
+def advise(question: MemoryQuestion, peak: int | None = None, *, bfloat16: bool = True) -> list[Advice]:
+    """List single changes that lower the peak, the largest saving first; `bfloat16`: the card computes in it.
+
+    `peak` is that of the question in bytes, where it is known.
+    """
+    peak = peak or estimate(question).peak_bytes
     changes = [each for each in _changes(question) if bfloat16 or each[0] != TO_BFLOAT16]
     advice = [Advice(change, peak - estimate(changed).peak_bytes) for change, changed in changes]
     return sorted((a for a in advice if a.saves_bytes >= LEAST_SAVED_BYTES), key=lambda a: -a.saves_bytes)

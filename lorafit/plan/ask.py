@@ -18,7 +18,7 @@ from lorafit.recipe.adapters import Adapter, Dora, Full, Lora, TargetModules
 from lorafit.recipe.adapters.low_rank import LowRank
 from lorafit.recipe.problems import printable
 from lorafit.recipe.quantization import Nf4, Quantization, Unquantized
-from lorafit.recipe.schema import DataSpec, ModelSpec, Recipe, Source, TrainingSpec
+from lorafit.recipe.schema import DataSpec, ModelSpec, OutputSpec, Recipe, Source, TrainingSpec
 from lorafit.recipe.sharding import why_whole
 from lorafit.recipe.spec import Spec
 from lorafit.recipe.suggest import nearest
@@ -48,7 +48,8 @@ def default_recipe(model: str, method: str | None, overrides: Sequence[str] = ()
     recipe = Recipe.model_construct(  # nothing here but the path needs a check, and validators take a while to make
         version=1,
         model=_named(model),
-        quantization=Nf4(keep_unpacked="none") if packed else Unquantized(),
+        quantization=Nf4.model_construct(keep_unpacked="none") if packed else Unquantized.model_construct(),
+        adapter=Lora.model_construct(),
         data=DataSpec.model_construct(train=[Source.model_construct(path="rows")]),
         training=TrainingSpec.model_construct(
             micro_batch_size=1,
@@ -56,6 +57,7 @@ def default_recipe(model: str, method: str | None, overrides: Sequence[str] = ()
             optimizer="paged_adamw_8bit" if lean else "adamw",
             global_batch_size=1 if plain else TrainingSpec.model_construct().global_batch_size,
         ),
+        output=OutputSpec.model_construct(),
     )
     return _overridden(recipe, overrides) if overrides else recipe
 

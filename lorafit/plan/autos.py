@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from lorafit.plan.layers import ModelShape
 from lorafit.plan.memory import estimate, largest_micro_batch
@@ -14,8 +15,7 @@ from lorafit.plan.unpacked import ROOM_SHARE, with_most_unpacked
 from lorafit.recipe.schema import Recipe
 
 
-@dataclass(frozen=True)
-class Room:
+class Room(NamedTuple):
     """What a step may take of a device, and of the host beside it; `taken` is what is held against `bytes`."""
 
     bytes: int

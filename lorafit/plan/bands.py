@@ -6,18 +6,16 @@ the real step lay from the estimate, and how far cards lay from what a trace cou
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lorafit.plan.question import MemoryQuestion
 from lorafit.plan.units import signed_percent
 from lorafit.recipe.quantization import Int8
 
 
-@dataclass(frozen=True)
-class Band:
+class Band(NamedTuple):
     """Shares of the peak by which the truth may be below and above; `said` is where they come from."""
 
     below: float

@@ -5,7 +5,7 @@ and keeps that copy; PEFT brings the input of an adapter to the adapter's float3
 bits once for each of q, k and v; a 4-bit product unpacks its weight in the forward and in the backward.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 from weakref import ref
 
 from lorafit.plan.layers import Experts, Layer, Linear, Mlp, ModelShape
@@ -17,8 +17,7 @@ from lorafit.plan.tape import CONSTANT, Form, Tape, Tensor
 CHOICE_BYTES, SORTING_BYTES = 3 * 8, 3 * 8
 
 
-@dataclass(frozen=True)
-class LayerMemory:
+class LayerMemory(NamedTuple):
     """What playing one layer showed; forms are bytes per token and width."""
 
     forward: Form  # live at the worst moment of its forward, its input included

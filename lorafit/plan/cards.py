@@ -2,10 +2,10 @@
 
 import csv
 import re
-from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from lorafit.errors import RecipeError
 from lorafit.plan.workspace import HANDLES, WORKSPACE_BYTES
@@ -21,8 +21,7 @@ _SOLD_AS = re.compile(r"(?:[-_\s]*(\d+)\s*gb|[-_\s]+(\d+))$")  # of `a100-80` th
 _MAKERS = re.compile(r"\b(nvidia|amd|geforce|tesla|quadro|instinct|sxm\d?|pcie)\b")
 
 
-@dataclass(frozen=True)
-class Card:
+class Card(NamedTuple):
     """A card, and the bytes that torch reports as its total."""
 
     name: str

@@ -9,10 +9,10 @@ https://github.com/Lightning-AI/litgpt/blob/0006c973aa7d6ace293e2a5fedaf1f8f804f
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from lorafit.errors import ModelError
 
@@ -28,8 +28,7 @@ _NEAR = 0.05  # between the size that a name says and the model's own: 14B are 1
 _FIRST = 6  # how many names a message lists
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One model of the catalogue; `unconfirmed`: no second source was found for its sizes."""
 
     hub_id: str
@@ -43,8 +42,7 @@ class Entry:
         return _words(self.hub_id)
 
 
-@dataclass(frozen=True)
-class Match:
+class Match(NamedTuple):
     """What a typed name stands for."""
 
     entry: Entry

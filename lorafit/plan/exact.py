@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from lorafit.plan.reserved import Reserved
 from lorafit.plan.units import Unit, signed_percent
@@ -11,8 +11,7 @@ from lorafit.plan.unroll import Recording
 MOST_TENSORS = 8
 
 
-@dataclass(frozen=True)
-class TensorGroup:
+class TensorGroup(NamedTuple):
     """Equal tensors of the peak: whose they are, what made them, and how many."""
 
     owner: str
@@ -21,8 +20,7 @@ class TensorGroup:
     dtype: str
 
 
-@dataclass(frozen=True)
-class Moment:
+class Moment(NamedTuple):
     """The most that was live in one phase; bytes by group of equal tensors, and how many there were of each."""
 
     bytes: Counter[TensorGroup]
@@ -57,7 +55,7 @@ def _over_all_layers(
     for kind, groups in grown.items():
         for one, other in zip(groups, lesser.get(kind, []), strict=False):
             shape = tuple(size + steps * (size - less) for size, less in zip(one.shape, other.shape, strict=True))
-            names[one] = names[other] = replace(one, shape=shape)
+            names[one] = names[other] = one._replace(shape=shape)
     return names
 
 
@@ -82,8 +80,7 @@ def _extended(deep: Counter[TensorGroup], shallow: Counter[TensorGroup], steps: 
     return Counter({key: deep[key] + steps * (deep[key] - shallow[key]) for key in keys})
 
 
-@dataclass(frozen=True)
-class Exact:
+class Exact(NamedTuple):
     """What the trace says: bytes per GPU, allocated."""
 
     moments: Mapping[str, Moment]  # by phase

@@ -4,7 +4,6 @@ Read from the modelling code of transformers 5; a test builds the real models on
 and size of every linear, and the number of parameters.
 """
 
-from dataclasses import replace
 from functools import partial
 
 from lorafit.plan import attention, mlp
@@ -38,15 +37,14 @@ _MISTRAL = Family(attention=partial(attention.split, qkv_bias=False, o_bias=Fals
 _QWEN2 = Family(attention=partial(attention.split, qkv_bias=True, o_bias=False), sliding=_FLAGGED)
 _QWEN3 = Family(attention=partial(attention.split, qk_norm="head", head_width=128), sliding=_FLAGGED)
 _GEMMA = Family(attention=partial(attention.split, head_width=256), norm="wide", tied=True)
-_GEMMA2 = replace(
-    _GEMMA,
+_GEMMA2 = _GEMMA._replace(
     attention=partial(attention.split, head_width=256, scores="capped"),
     norms=4,
     order="sandwich",
     capped_logits=True,
 )
 _WIDE_NORMED = Family(attention=partial(attention.split, qk_norm="width"))
-_OLMO2 = replace(_WIDE_NORMED, norm="wide", order="post", wide_positions=True)
+_OLMO2 = _WIDE_NORMED._replace(norm="wide", order="post", wide_positions=True)
 _GLM = Family(
     attention=partial(attention.split, qkv_bias=("attention_bias", True), o_bias=False, joined=True),
     mlp=mlp.gated_fused,
@@ -78,23 +76,22 @@ _QWEN3_NEXT = Family(
     sparse_layers=stepped,
     turned_share=("partial_rotary_factor", 0.25),
 )
-_QWEN3_5_MOE = replace(
-    _QWEN3_NEXT, other_attention=partial(attention.gated_delta, fused_in=False), sparse_layers=every_layer
+_QWEN3_5_MOE = _QWEN3_NEXT._replace(
+    other_attention=partial(attention.gated_delta, fused_in=False), sparse_layers=every_layer
 )
 
 _SHARED_LOSS = (4, 49)  # version from which these families too have the loss of all others
 FAMILIES: dict[str, Family] = {
     "llama": _LLAMA,
     "smollm3": _LLAMA,
-    "granite": replace(_LLAMA, scaled_branches=True, scaled_embeddings=True, scaled_logits=True),
+    "granite": _LLAMA._replace(scaled_branches=True, scaled_embeddings=True, scaled_logits=True),
     "mistral": _MISTRAL,
-    "ministral3": replace(_MISTRAL, sliding=Sliding()),
+    "ministral3": _MISTRAL._replace(sliding=Sliding()),
     "qwen2": _QWEN2,
     "qwen3": _QWEN3,
     "gemma": _GEMMA,
     "gemma2": _GEMMA2,
-    "gemma3_text": replace(
-        _GEMMA,
+    "gemma3_text": _GEMMA._replace(
         norms=4,
         order="sandwich",
         attention=partial(attention.split, qk_norm="head", head_width=256),
@@ -103,9 +100,9 @@ FAMILIES: dict[str, Family] = {
     ),
     "olmo": Family(norm="layer", norm_values=0, wide_positions=True),
     "olmo2": _OLMO2,
-    "olmo3": replace(_OLMO2, position_tables=2, sliding=Sliding(usual=4096, full_every=4)),
+    "olmo3": _OLMO2._replace(position_tables=2, sliding=Sliding(usual=4096, full_every=4)),
     "glm": _GLM,
-    "glm4": replace(_GLM, norms=4, order="sandwich"),
+    "glm4": _GLM._replace(norms=4, order="sandwich"),
     "phi3": Family(
         attention=partial(
             attention.fused,
@@ -121,8 +118,7 @@ FAMILIES: dict[str, Family] = {
         sliding=Sliding(),
         turned_share=("partial_rotary_factor", 1.0),
     ),
-    "phi": replace(
-        _LAYER_NORM,
+    "phi": _LAYER_NORM._replace(
         attention=partial(
             attention.split,
             qkv_bias=True,
@@ -140,8 +136,7 @@ FAMILIES: dict[str, Family] = {
         dropout=OwnDropout(residual="resid_pdrop", embedding="embd_pdrop"),
         turned_share=("partial_rotary_factor", 0.5),
     ),
-    "stablelm": replace(
-        _LAYER_NORM,
+    "stablelm": _LAYER_NORM._replace(
         attention=partial(
             attention.split,
             qkv_bias=("use_qkv_bias", False),
@@ -155,18 +150,16 @@ FAMILIES: dict[str, Family] = {
         parallel_norms=_one_norm,
         turned_share=("partial_rotary_factor", 0.25),
     ),
-    "starcoder2": replace(
-        _LAYER_NORM,
+    "starcoder2": _LAYER_NORM._replace(
         attention=partial(attention.split, qkv_bias=("use_bias", True), o_bias=("use_bias", True)),
         mlp=partial(mlp.plain, up="c_fc", down="c_proj", bias=("use_bias", True), widths=("intermediate_size",)),
         tied=True,
         dropout=OwnDropout(residual="residual_dropout", embedding="embedding_dropout"),
         sliding=Sliding(),
     ),
-    "cohere": replace(_COHERE, attention=partial(attention.split, qk_norm="width", qk_norm_key="use_qk_norm")),
-    "cohere2": replace(_COHERE, sliding=Sliding(usual=4096, full_every=4)),
-    "gpt_neox": replace(
-        _LAYER_NORM,
+    "cohere": _COHERE._replace(attention=partial(attention.split, qk_norm="width", qk_norm_key="use_qk_norm")),
+    "cohere2": _COHERE._replace(sliding=Sliding(usual=4096, full_every=4)),
+    "gpt_neox": _LAYER_NORM._replace(
         attention=partial(
             attention.fused,
             module="attention",
@@ -183,8 +176,7 @@ FAMILIES: dict[str, Family] = {
         dropout=OwnDropout(residual="hidden_dropout", embedding="hidden_dropout"),
         narrow_loss_before=_SHARED_LOSS,
     ),
-    "falcon": replace(
-        _LAYER_NORM,
+    "falcon": _LAYER_NORM._replace(
         attention=attention.falcon,
         mlp=partial(
             mlp.plain, up="dense_h_to_4h", down="dense_4h_to_h", bias=("bias", False), widths=("ffn_hidden_size",)
@@ -196,8 +188,7 @@ FAMILIES: dict[str, Family] = {
         dropout=OwnDropout(residual="hidden_dropout"),
         narrow_loss_before=_SHARED_LOSS,
     ),
-    "gpt_bigcode": replace(
-        _LAYER_NORM,
+    "gpt_bigcode": _LAYER_NORM._replace(
         attention=attention.one_key,
         mlp=partial(mlp.plain, up="c_fc", down="c_proj", bias=True, widths=("n_inner",)),
         tied=True,
@@ -208,8 +199,7 @@ FAMILIES: dict[str, Family] = {
         dropout=OwnDropout("attn_pdrop", "resid_pdrop", "embd_pdrop", usual=0.1),
         narrow_loss_before=_SHARED_LOSS,
     ),
-    "gpt2": replace(
-        _LAYER_NORM,
+    "gpt2": _LAYER_NORM._replace(
         attention=partial(
             attention.fused, module="attn", inward="c_attn", outward="c_proj", bias=True, narrow_softmax=True, even=True
         ),
@@ -221,16 +211,14 @@ FAMILIES: dict[str, Family] = {
         dropout=OwnDropout("attn_pdrop", "resid_pdrop", "embd_pdrop", usual=0.1),
         narrow_loss_before=_SHARED_LOSS,
     ),
-    "mixtral": replace(_MISTRAL, sparse_mlp=_FLOAT32_EXPERTS, sparse_layers=every_layer, sliding=Sliding()),
-    "olmoe": replace(_WIDE_NORMED, sparse_mlp=_WIDE_EXPERTS, sparse_layers=every_layer),
-    "minimax_m2": replace(
-        _WIDE_NORMED,
+    "mixtral": _MISTRAL._replace(sparse_mlp=_FLOAT32_EXPERTS, sparse_layers=every_layer, sliding=Sliding()),
+    "olmoe": _WIDE_NORMED._replace(sparse_mlp=_WIDE_EXPERTS, sparse_layers=every_layer),
+    "minimax_m2": _WIDE_NORMED._replace(
         attention=partial(attention.split, qkv_bias=False, o_bias=False, qk_norm="width", joined=True),
         sparse_mlp=_FLOAT32_EXPERTS,
         sparse_layers=every_layer,
     ),
-    "phimoe": replace(
-        _LAYER_NORM,
+    "phimoe": _LAYER_NORM._replace(
         sparse_mlp=partial(_WIDE_EXPERTS, router="router"),
         sparse_layers=every_layer,
         head_bias=("lm_head_bias", False),
@@ -243,12 +231,12 @@ FAMILIES: dict[str, Family] = {
         sparse_mlp=partial(_WIDE_EXPERTS, biased=True),
         sparse_layers=every_layer,
     ),
-    "qwen2_moe": replace(_QWEN2, sparse_mlp=_QWEN_SHARED, sparse_layers=stepped),
+    "qwen2_moe": _QWEN2._replace(sparse_mlp=_QWEN_SHARED, sparse_layers=stepped),
     "qwen3_moe": Family(
         attention=partial(attention.split, qk_norm="head"), sparse_mlp=_QWEN_EXPERTS, sparse_layers=stepped
     ),
     "qwen3_next": _QWEN3_NEXT,
-    "qwen3_5_text": replace(_QWEN3_5_MOE, sparse_mlp=None, sparse_layers=no_layer),
+    "qwen3_5_text": _QWEN3_5_MOE._replace(sparse_mlp=None, sparse_layers=no_layer),
     "qwen3_5_moe_text": _QWEN3_5_MOE,
     "glm4_moe": Family(
         attention=partial(attention.split, o_bias=False, qk_norm="head", qk_norm_key="use_qk_norm", joined=True),
@@ -279,7 +267,7 @@ FAMILIES: dict[str, Family] = {
         ),
         sparse_layers=interleaved,
     ),
-    "mimo": replace(_QWEN2, remote_code=True),
+    "mimo": _QWEN2._replace(remote_code=True),
     "qwen": Family(
         attention=partial(attention.fused, module="attn", inward="c_attn", outward="c_proj", bias=True, o_bias=False),
         mlp=mlp.halves,

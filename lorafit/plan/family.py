@@ -1,7 +1,7 @@
 """What transformers builds for one `model_type`: the layers, from the numbers of `config.json`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from lorafit.plan import attention, mlp
 from lorafit.plan.attention import Bias, has_bias
@@ -54,8 +54,7 @@ def linear_attention(keys: ConfigKeys, count: int) -> list[bool]:
     return [(index + 1) % interval != 0 for index in range(count)]
 
 
-@dataclass(frozen=True)
-class OwnDropout:
+class OwnDropout(NamedTuple):
     """Keys of config.json with the shares that a model drops while it trains, whatever the adapter drops."""
 
     attention: str = "attention_dropout"
@@ -67,8 +66,7 @@ class OwnDropout:
 MOST_LAYERS = 10_000  # ten times the deepest model there is: more is a broken file
 
 
-@dataclass(frozen=True)
-class Family:
+class Family(NamedTuple):
     """What transformers builds for one `model_type`."""
 
     attention: Callable[[ConfigKeys], Attention] = attention.split
@@ -111,8 +109,7 @@ class Family:
         mixing, own = mixer(keys), self.dropout
         share = keys.rotary_share(*self.turned_share) if self.turned_share else 1.0
         return Layer(
-            attention=replace(
-                mixing,
+            attention=mixing._replace(
                 turned=self.positions is None,
                 turned_width=int(mixing.query_width // mixing.heads * share) if share < 1 else 0,
                 own_positions=self.own_positions,

@@ -1,7 +1,5 @@
 """What comes and goes in a step with the head: the final norm, the logits and the loss."""
 
-from dataclasses import replace
-
 from lorafit.plan.question import Component, MemoryQuestion
 from lorafit.plan.stack import Stack
 
@@ -32,7 +30,7 @@ def head_backward(question: MemoryQuestion, stream_bytes: int) -> Component:
     found = _head(question, stream_bytes, "logits, loss and their gradients", height)
     if question.is_full and question.stack is None and question.copies_weights:
         copied = question.shape.vocab_size * question.shape.hidden_size
-        found = replace(found, bytes=found.bytes + 2 * copied, formula=f"{found.formula} + {copied:,} of the head x 2")
+        found = found._replace(bytes=found.bytes + 2 * copied, formula=f"{found.formula} + {copied:,} of the head x 2")
     return _with_head_copy(question, found)
 
 
@@ -44,7 +42,7 @@ def _transformers_head(question: MemoryQuestion, stack: Stack, stream_bytes: int
     head = _head(question, stream_bytes, "logits and loss", height)
     kept = question.is_full and question.normed_bytes == question.compute_bytes  # by a trained head, as its input
     size = 0 if kept else question.tokens * question.shape.hidden_size * question.normed_bytes
-    return _with_head_copy(question, replace(head, bytes=head.bytes + size))
+    return _with_head_copy(question, head._replace(bytes=head.bytes + size))
 
 
 def _with_head_copy(question: MemoryQuestion, head: Component) -> Component:
@@ -52,7 +50,7 @@ def _with_head_copy(question: MemoryQuestion, head: Component) -> Component:
     if not (question.stack and question.autocast and question.embedding_bytes == FLOAT32 and not question.is_full):
         return head
     copied = question.shape.vocab_size * question.shape.hidden_size
-    return replace(head, bytes=head.bytes + 2 * copied, formula=f"{head.formula} + {copied:,} of the head x 2")
+    return head._replace(bytes=head.bytes + 2 * copied, formula=f"{head.formula} + {copied:,} of the head x 2")
 
 
 def _chunked_head(question: MemoryQuestion, stream_bytes: int) -> Component:

@@ -98,9 +98,8 @@ def trained_tensors(question: MemoryQuestion) -> Counter[int]:
     """Count the trained tensors by their number of values."""
     if question.is_full:
         return _all_tensors(question)
-    widths = Counter((linear.in_features, linear.out_features) for linear in question.targets)
     sizes: Counter[int] = Counter()
-    for (d_in, d_out), count in widths.items():
+    for (d_in, d_out), count in question.matched.sizes.items():
         sizes[question.rank * d_in] += count
         sizes[question.rank * d_out] += count
         if isinstance(question.adapter, Dora):
@@ -135,7 +134,7 @@ def adapters(question: MemoryQuestion, trained: int) -> list[Component]:
     own = Component(name, size * trained, f"{trained:,} trained x {size} bytes")
     if not (question.fused and isinstance(question.adapter, Dora)):
         return [own]
-    rows = sum(linear.out_features for linear in question.targets)
+    rows = sum(d_out * count for (_, d_out), count in question.matched.sizes.items())
     return [own, Component("squared norms of the adapted rows", 4 * rows, f"{rows:,} rows x 4 bytes")]
 
 

@@ -1,9 +1,10 @@
 """What a decoder is made of: its layers, their linears and sizes, as numbers without weights."""
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 LinearKind = Literal["attention", "mlp", "router", "expert"]
 # `wide` applies its scale in float32; `centred` is a LayerNorm written out
@@ -12,8 +13,7 @@ NormKind = Literal["rms", "wide", "layer", "centred"]
 NormOrder = Literal["pre", "post", "sandwich", "parallel", "twin"]
 
 
-@dataclass(frozen=True, slots=True)
-class Linear:
+class Linear(NamedTuple):
     """One linear layer under its dotted name in transformers; a router picks experts and never gets an adapter."""
 
     name: str
@@ -33,8 +33,7 @@ class Linear:
         return self.out_features if self.bias else 0
 
 
-@dataclass(frozen=True)
-class Attention:
+class Attention(NamedTuple):
     """The part of a layer that mixes tokens; widths are numbers per token."""
 
     linears: tuple[Linear, ...]
@@ -92,8 +91,7 @@ class Experts:
     sigmoid_shares: bool = False  # but where autocast has them in 16 bits: it brings a softmax to float32, no sigmoid
 
 
-@dataclass(frozen=True)
-class Mlp:
+class Mlp(NamedTuple):
     """The part of a layer that works on each token alone; `width` counts the linears, experts come on top."""
 
     linears: tuple[Linear, ...]
@@ -105,8 +103,7 @@ class Mlp:
     composed_activation: bool = False  # gelu_new: written out in Python, with all its steps kept
 
 
-@dataclass(frozen=True)
-class Layer:
+class Layer(NamedTuple):
     """One decoder layer."""
 
     attention: Attention
@@ -138,6 +135,14 @@ class Layer:
     def parameters(self) -> int:
         """All values of the layer."""
         return sum(linear.weights for linear in self.linears) + self.expert_parameters + self.other_parameters
+
+
+class Matched(NamedTuple):
+    """The linears that carry an adapter: all of them, how many of each size, and their names within each layer."""
+
+    linears: list[Linear]
+    sizes: Counter[tuple[int, int]]
+    of_layers: tuple[frozenset[str], ...]
 
 
 @dataclass(frozen=True)
@@ -184,12 +189,22 @@ class ModelShape:
     @cached_property
     def linear_sizes(self) -> Counter[tuple[int, int]]:
         """How many linears of the layers there are of each size (in, out)."""
-        return Counter((linear.in_features, linear.out_features) for linear in self._linears)
+        return _sizes(self._linears)
 
     @cached_property
-    def matches(self) -> dict[tuple[str, str | None], list[Linear]]:
-        """The linears that target modules match, by these: filled by whoever asks."""
+    def matches(self) -> "dict[tuple[str, str | None], Matched]":
+        """What target modules match, by these: filled by whoever asks."""
         return {}
+
+    def matched(self, names: Collection[str]) -> "Matched":
+        """Look up linears by their full names."""
+        linears = [linear for linear in self._linears if linear.name in names]
+        short = [f"{self.prefix}.{index}." for index in range(len(self.layers))]
+        of_layers = tuple(
+            frozenset(linear.name for linear in layer.linears if prefix + linear.name in names)
+            for prefix, layer in zip(short, self.layers, strict=True)
+        )
+        return Matched(linears, _sizes(linears), of_layers)
 
     @property
     def linear_parameters(self) -> int:
@@ -218,7 +233,11 @@ class ModelShape:
     @cached_property
     def _linears(self) -> tuple[Linear, ...]:
         return tuple(
-            replace(linear, name=f"{self.prefix}.{index}.{linear.name}")
+            linear._replace(name=f"{self.prefix}.{index}.{linear.name}")
             for index, layer in enumerate(self.layers)
             for linear in layer.linears
         )
+
+
+def _sizes(linears: Iterable[Linear]) -> Counter[tuple[int, int]]:
+    return Counter((linear.in_features, linear.out_features) for linear in linears)

@@ -35,12 +35,11 @@ def _listed(layer: Layer, hidden: int, module: str, names: tuple[str, str, str])
         return layer
     each = tuple(_expert(f"{module}.experts.{index}", names, hidden, experts) for index in range(experts.count))
     linears = tuple(linear for trio in each for linear in trio)
-    mlp = replace(
-        layer.mlp,
+    mlp = layer.mlp._replace(
         linears=layer.mlp.linears + linears,
         experts=replace(experts, parameters=0, listed=each),
     )
-    return replace(layer, mlp=mlp)
+    return layer._replace(mlp=mlp)
 
 
 def _expert(prefix: str, names: tuple[str, str, str], hidden: int, experts: Experts) -> tuple[Linear, Linear, Linear]:

@@ -203,9 +203,10 @@ def _kept(question: MemoryQuestion, waiting: Load, layers: int) -> Component:
 
 
 def _cached(question: MemoryQuestion, played: Passes) -> list[Component]:
+    if not (question.stack and question.stack.cache):
+        return []
     load = played.cached()
-    size = load.total(question.tokens)
-    return [Component("keys and values of use_cache", size, load.formula(question.tokens))] if size else []
+    return [Component("keys and values of use_cache", load.total(question.tokens), load.formula(question.tokens))]
 
 
 def _copies(question: MemoryQuestion, played: Passes) -> list[Component]:

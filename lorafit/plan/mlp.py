@@ -1,6 +1,6 @@
 """The MLP blocks of transformers' decoders: gated, plain, and mixtures of experts."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from lorafit.plan.attention import Bias, has_bias
 from lorafit.plan.config_keys import ConfigKeys
@@ -48,8 +48,7 @@ def halves(keys: ConfigKeys) -> Mlp:
     return Mlp(linears, inner)
 
 
-@dataclass(frozen=True)
-class SharedExpert:
+class SharedExpert(NamedTuple):
     """An expert every token passes: an ordinary gated MLP beside the routed ones."""
 
     name: str

@@ -1,7 +1,6 @@
 """The operations a layer is made of, as they lie on a tape: what each keeps, makes and needs meanwhile."""
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from lorafit.plan.layers import NormKind
 from lorafit.plan.tape import Form, Remake, Tape, Tensor
@@ -9,8 +8,7 @@ from lorafit.plan.tape import Form, Remake, Tape, Tensor
 FLOAT32 = 4
 
 
-@dataclass(frozen=True)
-class Setting:
+class Setting(NamedTuple):
     """How a layer is trained, as far as its memory goes."""
 
     compute_bytes: int  # of an activation in a product: 2 under autocast, else 4

@@ -1,8 +1,7 @@
 """What comes and goes in a step with the layers: what they keep, and their worst moments."""
 
 from collections import Counter
-from dataclasses import dataclass, replace
-from typing import Literal, cast
+from typing import Literal, NamedTuple, cast
 
 from lorafit.plan.block import play_layer, widths
 from lorafit.plan.layers import Layer
@@ -14,8 +13,7 @@ from lorafit.recipe.adapters import Dora, Full
 from lorafit.recipe.quantization import Bits4, Int8, Unquantized
 
 
-@dataclass(frozen=True)
-class LayerLoad:
+class LayerLoad(NamedTuple):
     """One layer in a step."""
 
     waiting: Load  # kept from its forward for its backward
@@ -27,8 +25,7 @@ class LayerLoad:
     keeps_input: bool  # for its backward, as it came
 
 
-@dataclass(frozen=True)
-class Passes:
+class Passes(NamedTuple):
     """The layers in order, and the bytes per hidden unit of what leaves the last of them."""
 
     layers: list[LayerLoad]
@@ -44,9 +41,9 @@ class Passes:
         return self._of(layers, "away")
 
     def _of(self, layers: int, part: Literal["waiting", "away", "cached"]) -> Load:
-        kinds: dict[int, Load] = {id(layer): getattr(layer, part) for layer in self.layers}
-        counts = Counter(id(layer) for layer in self.layers[:layers])
-        return sum((kinds[kind].times(count) for kind, count in counts.items()), NOTHING)
+        kinds = {id(layer): layer for layer in self.layers}
+        counts = Counter(map(id, self.layers[:layers]))
+        return sum((getattr(kinds[kind], part).times(count) for kind, count in counts.items()), NOTHING)
 
     def cached(self) -> Load:
         """What `use_cache` holds."""
@@ -58,12 +55,10 @@ def play_passes(question: MemoryQuestion) -> Passes:
     if question.shape.read_off:
         unknown = LayerLoad(NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, trained=0, keeps_input=False)
         return Passes([unknown] * len(question.shape.layers), 0)
-    targets = {linear.name for linear in question.targets}
     played: dict[tuple[int, frozenset[str], int, bool, bool, bool, int | None], tuple[LayerLoad, int]] = {}
     loads, stream = [], question.stream_bytes
     for index, layer in enumerate(question.shape.layers):
-        prefix = f"{question.shape.prefix}.{index}."
-        adapted = frozenset(linear.name for linear in layer.linears if prefix + linear.name in targets)
+        adapted = question.matched.of_layers[index]
         # nothing below the first layer is trained; for recomputation transformers has its input want a gradient too
         first = index == 0 and (not question.checkpointing or question.shape.changed_embeddings)
         again = index < question.recomputed
@@ -71,7 +66,7 @@ def play_passes(question: MemoryQuestion) -> Passes:
         window = question.shape.windows[index] if question.shape.windows else None
         key = (id(layer), adapted, stream, first, again, packed, window)
         if key not in played:
-            setting = replace(_setting(question, packed=packed), window=window)
+            setting = _setting(question, packed=packed)._replace(window=window)
             played[key] = _play(question, setting, layer, adapted, stream, first=first, again=again)
         load, stream = played[key]
         loads.append(load)

@@ -2,8 +2,8 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from html import escape
+from typing import NamedTuple
 
 from lorafit.plan.units import Unit
 from lorafit.plan.unroll import Recording
@@ -17,8 +17,7 @@ COLOURS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Moment:
+class Moment(NamedTuple):
     """What is live, by part, after so many births and deaths."""
 
     place: int

@@ -1,14 +1,13 @@
 """What will happen: the sizes that follow from the recipe, the data and the machine."""
 
 import math
-from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 from lorafit.plan.schedule import warmup_steps
 from lorafit.recipe.schema import TrainingSpec
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """The resolved sizes of a run. A pack is one row of the global batch: several short documents, or one."""
 
     packs: int  # in one epoch
@@ -28,7 +27,7 @@ class Plan:
 
     def as_json(self) -> dict[str, object]:
         """Give the sizes for the run's record."""
-        return asdict(self) | {"micro_batches": self.micro_batches}
+        return self._asdict() | {"micro_batches": self.micro_batches}
 
 
 def make_plan(

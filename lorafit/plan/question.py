@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from lorafit.plan.layers import Linear, ModelShape
+from lorafit.plan.layers import Linear, Matched, ModelShape
 from lorafit.plan.stack import Stack
 from lorafit.plan.targets import match_targets
 from lorafit.plan.workspace import WORKSPACE_BYTES
@@ -210,22 +210,29 @@ class MemoryQuestion:
         return 0 if isinstance(self.adapter, Full) else self.adapter.rank
 
     @cached_property
-    def targets(self) -> list[Linear]:
-        """The linears that carry an adapter. Raises RecipeError when the recipe's targets match nothing."""
-        if isinstance(self.adapter, Full):
-            return []
+    def matched(self) -> Matched:
+        """What carries an adapter. Raises RecipeError when the recipe's targets match nothing."""
         older = self.stack is not None and self.stack.version < (5,)  # experts were linears like others
         kind = None if older else self.shape.model_type
         known = self.shape.matches  # the same for every length, rank and batch that is asked about
-        key = (repr(self.adapter.target_modules), kind)
+        key = ("" if isinstance(self.adapter, Full) else repr(self.adapter.target_modules), kind)
         if key not in known:
-            linears = {linear.name: linear for linear in self.shape.linears()}
-            known[key] = [linears[name] for name in match_targets(self.adapter.target_modules, list(linears), kind)]
+            known[key] = self.shape.matched(self._target_names(kind))
         return known[key]
 
+    def _target_names(self, kind: str | None) -> set[str]:
+        if isinstance(self.adapter, Full):
+            return set()
+        names = [linear.name for linear in self.shape.linears()]
+        return set(match_targets(self.adapter.target_modules, names, kind))
 
-@dataclass(frozen=True)
-class Component:
+    @property
+    def targets(self) -> list[Linear]:
+        """The linears that carry an adapter. Raises RecipeError when the recipe's targets match nothing."""
+        return self.matched.linears
+
+
+class Component(NamedTuple):
     """One part of a sum of bytes, with the arithmetic that gave it."""
 
     name: str
@@ -234,8 +241,7 @@ class Component:
     passing: bool = False  # made and dropped within a pass, so that the allocator may leave holes behind it
 
 
-@dataclass(frozen=True)
-class Estimate:
+class Estimate(NamedTuple):
     """Bytes per GPU. `components` add up to `peak_bytes`; reserved, context and paged bytes come on top."""
 
     peak_bytes: int

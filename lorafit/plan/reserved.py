@@ -1,7 +1,7 @@
 """What torch holds on a card through a run: the traced births and deaths, replayed through its allocator."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from lorafit.plan.allocator import CardFull, Event, replay
 from lorafit.plan.memory import CONTEXT_BYTES
@@ -9,8 +9,7 @@ from lorafit.plan.units import Unit
 from lorafit.plan.workspace import HANDLES, WORKSPACE_BYTES
 
 
-@dataclass(frozen=True)
-class Reserved:
+class Reserved(NamedTuple):
     """Bytes with expandable segments, as a run of lorafit sets them, and as torch is otherwise."""
 
     expandable_bytes: int

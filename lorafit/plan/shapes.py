@@ -1,8 +1,9 @@
 """The shape of a model, from its `config.json` or from a name people type."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
+from typing import NamedTuple
 
 from lorafit.errors import ModelError
 from lorafit.plan import catalogue
@@ -19,8 +20,7 @@ __all__ = ["Linear", "ModelShape", "NamedShape", "shape_by_name", "shape_from_co
 OfClass = Callable[[Mapping[str, object], str], ModelShape]
 
 
-@dataclass(frozen=True)
-class NamedShape:
+class NamedShape(NamedTuple):
     """What a name stands for: the shape, the hub id it was taken as, others it could have meant, its config.json."""
 
     shape: ModelShape

@@ -5,7 +5,6 @@ transformers it is FSDP1, full shard: trained weights, gradients and states are 
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from lorafit.plan.layers import Layer
 from lorafit.plan.question import Component, MemoryQuestion
@@ -52,7 +51,7 @@ def split_trained(question: MemoryQuestion, parts: list[Component]) -> list[Comp
 def _divided(part: Component, gpus: int, whole: int = 0) -> Component:
     kept = ", scales whole" if whole else ""
     size = whole + -(-(part.bytes - whole) // gpus)
-    return replace(part, bytes=size, formula=f"({part.formula}) / {gpus}{kept}")
+    return part._replace(bytes=size, formula=f"({part.formula}) / {gpus}{kept}")
 
 
 def _part(question: MemoryQuestion, part: Component) -> Component:

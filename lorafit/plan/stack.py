@@ -2,8 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, cast, get_args
+from typing import Literal, NamedTuple, cast, get_args
 
 from lorafit.errors import RecipeError
 from lorafit.recipe.suggest import nearest
@@ -18,8 +17,7 @@ OLDEST = (4, 38)  # models of before keep a causal mask and a cache that this do
 _ENGINE = re.compile(r"([a-z]+)(?:@(\d{1,6}(?:\.\d{1,6})*))?")
 
 
-@dataclass(frozen=True)
-class Stack:
+class Stack(NamedTuple):
     """How plain transformers trains. lorafit's own loop is `None` wherever a stack is asked for.
 
     `upcast` is what `prepare_model_for_kbit_training` turns to float32 under a quantised base: nothing, the norms (as
@@ -98,12 +96,12 @@ class Stack:
 
 # what a run of transformers may do otherwise than its Trainer by default
 HABITS: dict[str, Callable[[Stack], Stack]] = {
-    "no-amp": lambda stack: replace(stack, amp=False),
-    "use-cache": lambda stack: replace(stack, cache=True),
-    "padded": lambda stack: replace(stack, padded=True),
-    "narrow-adapters": lambda stack: replace(stack, narrow_adapters=True),
-    "old-bitsandbytes": lambda stack: replace(stack, keeps_packed_inputs=True),
-    "fused-loss": lambda stack: replace(stack, loss="fused"),
+    "no-amp": lambda stack: stack._replace(amp=False),
+    "use-cache": lambda stack: stack._replace(cache=True),
+    "padded": lambda stack: stack._replace(padded=True),
+    "narrow-adapters": lambda stack: stack._replace(narrow_adapters=True),
+    "old-bitsandbytes": lambda stack: stack._replace(keeps_packed_inputs=True),
+    "fused-loss": lambda stack: stack._replace(loss="fused"),
 }
 
 

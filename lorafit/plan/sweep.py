@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from lorafit.errors import RecipeError
 from lorafit.plan.base_config import positions, rows_beyond
@@ -40,8 +41,7 @@ SETTINGS: dict[str, Callable[[MemoryQuestion, int], MemoryQuestion]] = {
 LIMITS = {"max_length": (8, 10**7), "micro_batch_size": (1, 10**6), "rank": (1, 4096)}  # those of a recipe
 
 
-@dataclass(frozen=True)
-class Point:
+class Point(NamedTuple):
     """One value of the setting, and the memory it takes."""
 
     value: int
@@ -50,8 +50,7 @@ class Point:
     peak_phase: str
 
 
-@dataclass(frozen=True)
-class Sweep:
+class Sweep(NamedTuple):
     """The table; `capacity_bytes` is the card's, where one was named."""
 
     setting: str
@@ -111,7 +110,7 @@ def sweep(
     made = Sweep(found[1], [_point(value, change(question, value)) for value in values], capacity_bytes)
     if found[1] != "max_length":
         return made
-    return replace(made, note=rows_beyond(max(values), config), positions=positions(config))
+    return made._replace(note=rows_beyond(max(values), config), positions=positions(config))
 
 
 def _point(value: int, question: MemoryQuestion) -> Point:

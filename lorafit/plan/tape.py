@@ -8,12 +8,12 @@ written like the modelling code has its peaks at the same moments, temporaries i
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 CONSTANT = ""  # the symbol of bytes that do not grow with the tokens
 
 
-@dataclass(frozen=True)
-class Form:
+class Form(NamedTuple):
     """Bytes as a linear form: for each width the bytes per unit and token, and a constant."""
 
     per_token: dict[str, int]
@@ -62,8 +62,7 @@ class Remake:
         return made
 
 
-@dataclass(frozen=True)
-class WeightGradient:
+class WeightGradient(NamedTuple):
     """Bytes of a weight's gradient as the product gives it, then as it is kept or, `added`, goes into what is there."""
 
     made: int

@@ -16,6 +16,7 @@ from lorafit.recipe.suggest import nearest
 
 Part = Literal["attention", "mlp", "mixer"]
 
+_NUMBER = re.compile(r"(?:^|\.)\d+\.")  # of a layer: outside the numbered ones nothing is adapted
 _ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
 _MIXER = re.compile(r"mixer|mamba|ssm|recurrent", re.IGNORECASE)  # token mixers without attention
 # a router picks experts: trained alone it starves some of them
@@ -38,11 +39,17 @@ def taken_for_stacks(name: str, model_type: str | None) -> bool:
     return model_type in _TAKES_FOR_STACKS and name.rpartition(".")[2] in _NAMES_OF_STACKS
 
 
-@lru_cache(maxsize=8192)
 def part_of(name: str) -> Part | None:
     """Tell where in a decoder layer a linear sits; None outside the layers, in a router, or in a vision tower."""
-    inside = _inside_layer(name)
-    if not inside or any(_ROUTER.fullmatch(part) for part in inside) or _NOT_TEXT.search(name):
+    number = _NUMBER.search(name)
+    return _part_of(name[: number.start()], name[number.end() :]) if number else None
+
+
+@lru_cache(maxsize=8192)
+def _part_of(layers: str, linear: str) -> Part | None:
+    """The same of a linear in any of these layers."""
+    inside = linear.split(".")
+    if any(_ROUTER.fullmatch(part) for part in inside) or _NOT_TEXT.search(f"{layers}.{linear}"):
         return None
     # the leaf is no witness: `attention_gate` may sit in an MLP; OPT's `fc1` hangs on the layer itself
     if any(_ATTENTION.search(part) for part in inside[:-1]):
@@ -92,13 +99,6 @@ def leaf_counts(names: Iterable[str]) -> dict[str, int]:
         leaf = name.rsplit(".", 1)[-1]
         counts[leaf] = counts.get(leaf, 0) + 1
     return counts
-
-
-def _inside_layer(name: str) -> list[str]:
-    """The parts of a name after the number of its layer; [] for a linear outside the numbered layers."""
-    parts = name.split(".")
-    numbers = [index for index, part in enumerate(parts) if part.isdigit()]
-    return parts[numbers[0] + 1 :] if numbers else []
 
 
 def _by_part(keyword: str, linear_names: Sequence[str]) -> list[str]:

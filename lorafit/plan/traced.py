@@ -1,7 +1,5 @@
 """The answer of a trace alone, for families of which lorafit has no table of what a layer keeps."""
 
-from dataclasses import replace
-
 from lorafit.plan.bands import band
 from lorafit.plan.exact import Exact
 from lorafit.plan.question import Component
@@ -13,8 +11,7 @@ def as_traced(answer: Answer, exact: Exact) -> Answer:
     peak, reserved = exact.peak_bytes, exact.reserved
     low, high = band(answer.question).around(peak)
     loading, workspace = answer.estimate.phases["loading"], exact.workspace_bytes
-    found = replace(
-        answer.estimate,
+    found = answer.estimate._replace(
         peak_bytes=peak,
         low_bytes=low,
         high_bytes=high,
@@ -24,4 +21,4 @@ def as_traced(answer: Answer, exact: Exact) -> Answer:
         reserved_bytes=max(0, reserved.expandable_bytes - peak) if reserved else 0,
     )
     fit = fit_on(answer.fit.card, found, []) if answer.fit else None
-    return replace(answer, estimate=found, fit=fit, exact=exact)
+    return answer._replace(estimate=found, fit=fit, exact=exact)

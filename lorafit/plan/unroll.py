@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
+from typing import NamedTuple
 
 from lorafit.plan.allocator import Event
 
@@ -14,8 +15,7 @@ _OF_LAYER = re.compile(r"(.*) of layer (\d+)")
 Home = tuple[int | None, str, int]  # the layer that a tensor belongs to, the part of the step it was made in, its place
 
 
-@dataclass(frozen=True)
-class Recording:
+class Recording(NamedTuple):
     """A traced step: what is held before it, then what comes and goes."""
 
     weights: list[Event]

@@ -1,8 +1,8 @@
 """The answer of `estimate-vram`: bytes by component, whether it fits a card, and what would help."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from lorafit.errors import RecipeError
 from lorafit.plan.advice import Advice, Reach, advise, reaches
@@ -28,8 +28,7 @@ if TYPE_CHECKING:  # what a plain answer does not need takes its time to load
 Verdict = Literal["fits", "tight", "does not fit"]
 
 
-@dataclass(frozen=True)
-class Fit:
+class Fit(NamedTuple):
     """How a step sits on a card; `headroom_bytes` is what is left, negative where even the tensors do not fit."""
 
     card: Card
@@ -54,8 +53,7 @@ class Fit:
         }
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """What `estimate-vram` says."""
 
     asked: str  # the model's name as it was given
@@ -194,20 +192,26 @@ def answer(
     result = estimate(question)
     around = band(question).with_own(own_truths)
     low, high = around.around(result.peak_bytes)
-    result = replace(result, low_bytes=low, high_bytes=high)
+    result = result._replace(low_bytes=low, high_bytes=high)
     return Answer(
         asked=name,
         model=found,
         question=question,
         estimate=result,
         fit=_fit(asked, question, card, result) if card else None,
-        advice=[] if question.shape.read_off else advise(question, bfloat16=card is None or card.bfloat16),
+        advice=_advice(question, result, card),
         warnings=[*warnings(asked, question, found, upcast), *of_card(asked, question, card, tokens)],
         assumptions=[*assumptions(asked, question, card), f"the band {around.said}"],
         work=work(question, card, tokens, price_per_hour),
         outside=outside(question, result, asked.training.keep_checkpoints),
         sweep=_swept(swept, question, card, found.config) if swept else None,
     )
+
+
+def _advice(question: MemoryQuestion, result: Estimate, card: Card | None) -> list[Advice]:
+    if question.shape.read_off:
+        return []
+    return advise(question, result.peak_bytes, bfloat16=card is None or card.bfloat16)
 
 
 def _swept(text: str, question: MemoryQuestion, card: Card | None, config: Mapping[str, object]) -> "Sweep":
@@ -225,7 +229,7 @@ def _fit(recipe: Recipe, question: MemoryQuestion, card: Card, result: Estimate)
     fit = fit_on(card, result, _reaches(recipe, question, card))
     if card.bfloat16 or recipe.model.dtype != "auto" or question.shape.read_off:
         return fit
-    return replace(fit, elsewhere_bytes=estimate(replace(question, dtype="bfloat16")).on_card_bytes)
+    return fit._replace(elsewhere_bytes=estimate(replace(question, dtype="bfloat16")).on_card_bytes)
 
 
 def _reaches(recipe: Recipe, question: MemoryQuestion, card: Card) -> list[Reach]:

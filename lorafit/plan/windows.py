@@ -1,12 +1,11 @@
 """Sliding windows: which layers see only so many tokens back, and the masks of kernels that know no window."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from lorafit.plan.config_keys import ConfigKeys
 
 
-@dataclass(frozen=True)
-class Sliding:
+class Sliding(NamedTuple):
     """How a family's config.json says which layers have a window."""
 
     usual: int | None = None  # the width where config.json has no `sliding_window`; null there means none

@@ -1,7 +1,7 @@
 """How long a run takes: operations and bytes by the shapes, and the share of a card's speed that programs reach."""
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from lorafit.errors import RecipeError
 from lorafit.plan.cards import Card
@@ -20,8 +20,7 @@ LOW_BANDWIDTH_SHARE, HIGH_BANDWIDTH_SHARE = 0.14, 0.8
 HOUR_SECONDS = 3600
 
 
-@dataclass(frozen=True)
-class Work:
+class Work(NamedTuple):
     """Operations of a token, and from them a range of speeds; fast and slow are over all GPUs."""
 
     flops_per_token: int

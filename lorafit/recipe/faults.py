@@ -1,7 +1,7 @@
 """Pydantic's verdict on a recipe -> problems: where, what was expected and found, what was perhaps meant."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -17,8 +17,7 @@ SUGGESTIONS = 100  # looking for the nearest key takes a millisecond, and no one
 _LIKE_BOOLEANS = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false", "n": "false"}
 
 
-@dataclass(frozen=True)
-class _Spot:
+class _Spot(NamedTuple):
     """Where pydantic points, what is expected there, and what stands there."""
 
     path: KeyPath
@@ -41,17 +40,17 @@ def _spot(location: tuple[str | int, ...], recipe: object) -> _Spot | None:
     spot = _Spot((), outline.root(), recipe)
     for part in location:
         if part in (variants := outline.kinds(spot.node)):
-            spot = replace(spot, node=variants[str(part)])
+            spot = spot._replace(node=variants[str(part)])
         elif len(outline.options(spot.node)) > 1:
             meant = outline.option_for(spot.node, spot.value)
             if meant is None:
                 break  # a plain value: whatever the branch, the fault lies here
             if not _labels(str(part), meant):
                 return None
-            spot = replace(spot, node=meant)
+            spot = spot._replace(node=meant)
         elif isinstance(part, int) and not isinstance(spot.value, list):
             # one block stands for a list of one
-            spot = replace(spot, node=outline.child(spot.node, part, None))
+            spot = spot._replace(node=outline.child(spot.node, part, None))
         else:
             node = outline.child(spot.node, part, spot.value)
             spot = _Spot((*spot.path, part), node, child_value(spot.value, part))

@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 from lorafit.errors import SHOWN_LINES, SafetyRefusal
 from lorafit.recipe.checks import CHECKS, Check, why_no_run_folder
@@ -26,8 +26,7 @@ _SECRET = Problem(
 )
 
 
-@dataclass(frozen=True)
-class LoadedRecipe:
+class LoadedRecipe(NamedTuple):
     """A checked recipe and the bytes it was read from; `name` is the file's, without its ending."""
 
     recipe: Recipe

@@ -1,7 +1,6 @@
 """The optimizers: AdamW with 32- or 8-bit moments, in device memory or in paged memory."""
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 OptimizerName = Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"]
 
@@ -11,8 +10,7 @@ SMALLEST_PAGED_VALUES = 100_000
 BLOCK_VALUES = 256  # moments that share one float32 scale
 
 
-@dataclass(frozen=True)
-class Optimizer:
+class Optimizer(NamedTuple):
     """What a name of the recipe stands for."""
 
     bits: int

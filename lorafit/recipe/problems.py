@@ -1,6 +1,6 @@
 """What is wrong in a recipe and where, and how a value is shown: short, on one line, without secrets."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from lorafit.errors import Fault, LorafitError, RecipeError, SafetyRefusal
 from lorafit.recipe.secrets import redacted
@@ -10,8 +10,7 @@ KeyPath = tuple[str | int, ...]
 EXCERPT_CHARACTERS = 60
 
 
-@dataclass(frozen=True, order=True)
-class Place:
+class Place(NamedTuple):
     """Line and column, from 1, of a file; line 0 stands for an argument of the command line."""
 
     line: int
@@ -22,8 +21,7 @@ class Place:
         return f"{self.source}:{self.line}:{self.column}" if self.line else self.source
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(NamedTuple):
     """One thing that is wrong with the key or the value at a path of the recipe.
 
     `depends_on` names other values that this rests on: while one of them is wrong itself, nothing is said.
@@ -37,8 +35,7 @@ class Problem:
     depends_on: tuple[KeyPath, ...] = ()
 
 
-@dataclass(frozen=True)
-class Located:
+class Located(NamedTuple):
     """A problem and its place; without a path where the text itself cannot be read."""
 
     place: Place

@@ -44,7 +44,7 @@ class Source(Spec):
         description="File, folder, glob, `builtin:sql`, URL (fsspec: `s3://`, `hf://`), or hub data set id."
     )
     format: FormatName = Field(default="auto", description="Layout of a row; auto goes by the columns and says so.")
-    columns: Columns = Field(default_factory=dict, description=_COLUMNS)
+    columns: Columns = Field(default={}, description=_COLUMNS)
     split: NameText = Field(default="train", description="Split, where the source has several.")
     weight: float = Field(
         default=1.0, gt=0, le=1e6, description="Share of this source in the mix, relative to its rows."
@@ -61,7 +61,7 @@ class Validation(Spec):
     fraction: float | None = Field(default=None, gt=0, lt=1, description="Share of the training rows to hold out.")
     path: PathText | None = Field(default=None, description="A source of its own, like those under `train`.")
     format: FormatName = Field(default="auto", description="Layout of a row of that source.")
-    columns: Columns = Field(default_factory=dict, description=_COLUMNS)
+    columns: Columns = Field(default={}, description=_COLUMNS)
     split: NameText = Field(default="validation", description="Split of that source.")
     limit: int | None = Field(default=None, ge=1, le=COUNT, description="Use the first so many rows of that source.")
 
@@ -98,7 +98,7 @@ class DataSpec(Spec):
         default=None, description="Jinja file to use instead of the tokenizer's own template."
     )
     chat_template_kwargs: dict[str, TemplateValue] = Field(
-        default_factory=dict, description="Values of the template's own variables, such as `enable_thinking: false`."
+        default={}, description="Values of the template's own variables, such as `enable_thinking: false`."
     )
 
     @field_validator("chat_template_kwargs")
@@ -191,7 +191,7 @@ class OutputSpec(Spec):
 
     dir: PathText | None = Field(default=None, description="Run folder; by default `runs/<recipe name>`.")
     trackers: list[Literal["tensorboard", "wandb", "mlflow"]] = Field(
-        default_factory=list, description="Experiment trackers to report to; each is an optional package."
+        default=[], description="Experiment trackers to report to; each is an optional package."
     )
 
 

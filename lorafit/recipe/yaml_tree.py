@@ -6,7 +6,7 @@ size hold before anything is built, and reads plain words by YAML 1.2 (`scalars`
 """
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import yaml
 
@@ -45,7 +45,7 @@ class Tree:
 
     def add(self, problem: Problem) -> None:
         """Note a problem at its place, unless that key or value is known to be wrong already."""
-        problem = replace(problem, path=self._as_written(problem.path))
+        problem = problem._replace(path=self._as_written(problem.path))
         if (problem.path, problem.at_key) not in self.noted:
             self.noted.add((problem.path, problem.at_key))
             self.located.append(Located(self.place(problem.path, at_key=problem.at_key), problem))

@@ -1,14 +1,13 @@
 """Where everything of a run is."""
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 _STEP = re.compile(r"step-(\d{8,})")
 
 
-@dataclass(frozen=True)
-class RunFolder:
+class RunFolder(NamedTuple):
     """The paths of one run; nothing is read or made by asking for one."""
 
     root: Path

@@ -4,7 +4,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -88,7 +88,7 @@ class Loop:
         """Recompute the first so many layers from now on (None: all), whatever was planned."""
         if layers != self.plan.recomputed_layers:
             recompute_activations(self.model, layers, offloaded=self.offloaded)
-            self.plan = replace(self.plan, recomputed_layers=layers, gradient_checkpointing=layers != 0)
+            self.plan = self.plan._replace(recomputed_layers=layers, gradient_checkpointing=layers != 0)
 
     def close(self) -> None:
         """End the thread that makes batches."""

@@ -1,6 +1,5 @@
 """The estimate beside the trace of the real step: the model as it is built for a run, the loop's own optimizer."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -41,8 +40,8 @@ def with_trace(answer: Answer, picture: Path | None = None) -> Answer:
         _write(picture, draw(found.recording, f"{answer.asked}, {answer.question.method}: allocated over a step"))
     capacity = answer.fit.card.capacity_bytes if answer.fit else None
     held = reserve(training(found.recording), capacity, found.workspace_bytes)
-    found = replace(found, reserved=held)
-    return as_traced(answer, found) if answer.question.shape.read_off else replace(answer, exact=found)
+    found = found._replace(reserved=held)
+    return as_traced(answer, found) if answer.question.shape.read_off else answer._replace(exact=found)
 
 
 def _check_program(question: MemoryQuestion) -> None:

@@ -1,7 +1,6 @@
 """Which of two answers was preferred, or whether one answer was liked: read and checked, not trained."""
 
 from collections.abc import Set as AbstractSet
-from dataclasses import replace
 from typing import Any, Final
 
 from lorafit.recipe.formats.fields import kind_of, quoted, text
@@ -62,7 +61,7 @@ def _asked(fields: Fields) -> list[Message]:
         return []  # the answers are whole conversations
     asked = _messages(fields[present[0]], f'field "{present[0]}"')
     system = [Message("system", text(fields, "system", blank=True))] if fields.get("system") else []
-    return system + [replace(message, train=False) for message in asked]
+    return system + [message._replace(train=False) for message in asked]
 
 
 def _messages(value: Any, what: str) -> list[Message]:

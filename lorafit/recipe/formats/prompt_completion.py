@@ -1,7 +1,6 @@
 """A prompt and its completion: two texts outside any template, or two lists of messages."""
 
 from collections.abc import Set as AbstractSet
-from dataclasses import replace
 
 from lorafit.recipe.formats.fields import text
 from lorafit.recipe.formats.messages import parse_messages, parse_tools
@@ -26,5 +25,5 @@ def parse(fields: Fields) -> Conversation | PlainText:
         raise RowFault('"prompt" and "completion" must both be texts or both be messages', "E3-ROW-TYPE")
     asked = parse_messages(fields["prompt"], 'field "prompt"')
     answered = parse_messages(fields["completion"], 'field "completion"')
-    context = [replace(message, train=False) for message in asked]
+    context = [message._replace(train=False) for message in asked]
     return conversation(context + answered, parse_tools(fields))

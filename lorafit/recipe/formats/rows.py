@@ -1,10 +1,10 @@
 """What a row of data becomes, whatever its layout, and the fault of one that becomes nothing."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 Fields = Mapping[str, Any]
+NO_EXTRAS: Fields = {}
 
 
 class RowFault(Exception):
@@ -18,46 +18,41 @@ class RowFault(Exception):
         return type(self), (self.reason, self.code, self.found)  # to another process, whole
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """One turn. `train` overrides `data.train_on`; `extras` (tool calls, reasoning) reach the template."""
 
     role: str
     content: str | None
     train: bool | None = None
-    extras: Fields = field(default_factory=dict)
+    extras: Fields = NO_EXTRAS
 
     def for_template(self) -> dict[str, Any]:
         """Give the message as a chat template reads it."""
         return {"role": self.role, "content": self.content, **self.extras}
 
 
-@dataclass(frozen=True, slots=True)
-class Conversation:
+class Conversation(NamedTuple):
     """Turns in an order that a chat template accepts, ending with the assistant's."""
 
     messages: tuple[Message, ...]
     tools: tuple[Fields, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class PlainText:
+class PlainText(NamedTuple):
     """Text outside any template: the prompt is read, the completion is trained."""
 
     prompt: str
     completion: str
 
 
-@dataclass(frozen=True, slots=True)
-class TokenSequence:
+class TokenSequence(NamedTuple):
     """Tokens as they are given: each label is the id at its own place (not shifted), or -100 where none is trained."""
 
     input_ids: tuple[int, ...]
     labels: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Labelled:
+class Labelled(NamedTuple):
     """A text, perhaps with a second one, and the class it belongs to; the label as text ("3" for the integer 3)."""
 
     text: str
@@ -65,8 +60,7 @@ class Labelled:
     label: str
 
 
-@dataclass(frozen=True, slots=True)
-class Preference:
+class Preference(NamedTuple):
     """An answer that was liked and one that was not, each after its prompt; of unpaired rows one is None."""
 
     chosen: Conversation | PlainText | None

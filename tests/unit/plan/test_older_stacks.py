@@ -133,7 +133,7 @@ def test_bitsandbytes_before_0_43_keeps_inputs_that_recomputation_cannot_drop() 
     kept = estimate(old).peak_bytes - estimate(asked).peak_bytes
     assert kept == pytest.approx(inputs * 32, rel=0.05)
     before = Stack((4, 48), loss="fused")  # reentrant: the first forward has no graph to hold them
-    old, asked = (replace(asked, stack=replace(before, keeps_packed_inputs=keeps)) for keeps in (True, False))
+    old, asked = (replace(asked, stack=before._replace(keeps_packed_inputs=keeps)) for keeps in (True, False))
     assert estimate(old).peak_bytes - estimate(asked).peak_bytes <= inputs
 
 
