@@ -14,6 +14,7 @@ from lorafit.not_built import refuse_what_is_not_built
 from lorafit.report.output import emit, write_out, writing_out
 from lorafit.report.progress import say
 from lorafit.report.tell import tell
+from lorafit.report.usage import usage_fault
 from lorafit.train.launcher import inside_launcher, is_first_process
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -277,7 +278,7 @@ def main() -> None:
     try:
         sys.exit(app(prog_name="lorafit", standalone_mode=False))
     except TyperException as error:
-        _fail(RecipeError(error.format_message(), fix="`--help` tells what a command takes", code="E2-USAGE"))
+        _fail(usage_fault(error, sys.argv[1:]))
     except LorafitError as error:
         _fail(error)
     except OSError as error:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from math import isfinite
 from pathlib import Path
 
 from lorafit.rundir.layout import RunFolder
@@ -16,9 +17,11 @@ def own_truths(runs: Path = RUNS) -> list[float]:
 
 def _truths(runs: Path) -> Iterator[float]:
     for folder in sorted(runs.iterdir()):
+        report = RunFolder(folder).memory_report
         try:
-            facts = json.loads(RunFolder(folder).memory_report.read_text(encoding="utf-8"))
+            facts = json.loads(report.read_text(encoding="utf-8") if report.is_file() else "")  # a pipe has no end
             difference = float(facts["difference"])
         except (OSError, ValueError, TypeError, KeyError):
             continue  # a run that was not compared with a card, or no run
-        yield 1 / (1 + difference) - 1
+        if isfinite(difference) and difference > -1:
+            yield 1 / (1 + difference) - 1

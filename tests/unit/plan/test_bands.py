@@ -1,6 +1,7 @@
 """Low and high bytes: they come of observed errors, and hold what they say they hold."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -109,11 +110,14 @@ def answer_of(model: str = "llama-3-8b", gpu: str | None = None) -> Answer:
 
 
 def test_own_runs_widen_it_and_never_narrow_it(tmp_path: Path) -> None:
-    for name, difference in (("a", 0.02), ("b", -0.05), ("c", None)):
+    for name, difference in (("a", 0.02), ("b", -0.05), ("c", None), ("d", -1), ("e", float("nan"))):
         report = RunFolder(tmp_path / name).memory_report
         report.parent.mkdir(parents=True)
         report.write_text(json.dumps({"difference": difference}))
     (tmp_path / "no run").mkdir()
+    pipe = RunFolder(tmp_path / "f").memory_report
+    pipe.parent.mkdir(parents=True)
+    os.mkfifo(pipe)
     (tmp_path / "a file").write_text("")
     truths = own_truths(tmp_path)
     assert truths == [pytest.approx(1 / 1.02 - 1), pytest.approx(1 / 0.95 - 1)]

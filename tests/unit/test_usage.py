@@ -1,0 +1,27 @@
+"""What a command line lacks or has too much of is said with what was found."""
+
+import pytest
+from _pytest.capture import CaptureFixture
+from _pytest.monkeypatch import MonkeyPatch
+
+from lorafit.cli import main
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--rank 0", "'--rank': Input should be greater than or equal to 1, found 0;"),
+        ("--rank=x", "parse string as an integer, found x;"),
+        ("--rank 8 --rank -1", "greater than or equal to 1, found -1;"),
+        ("--rank", "'--rank' requires an argument;"),
+        ("--gpus 5000", "less than or equal to 4096, found 5000;"),
+        ("--price-per-hour \x1b[31m", r"found \x1b[31m;"),
+        ("--rnk 4", "No such option: --rnk (Possible options: --rank);"),
+    ],
+)
+def test_it_says_what_it_found(words: str, said: str, monkeypatch: MonkeyPatch, capsys: CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["lorafit", "estimate-vram", "--model", "8b", *words.split()])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    assert said in capsys.readouterr().err
