@@ -105,7 +105,7 @@ class SetReport:
         trained = f"{self.target_tokens:,} classes to tell" if classed else f"{self.target_tokens:,} trained{share}"
         same = f" ({self.duplicates:,} of them said before)" if self.duplicates else ""
         return (
-            f"{self.rows:,} rows{same} in {self.packs:,} packs of up to {max_length:,} tokens "
+            f"{_many(self.rows, 'row')}{same} in {_many(self.packs, 'pack')} of up to {max_length:,} tokens "
             f"({100 * self.fill:.1f}% full), {self.tokens:,} tokens, {trained}"
         )
 
@@ -179,3 +179,7 @@ def fingerprint(facts: dict[str, object]) -> str:
     """Hash facts in canonical form."""
     text = json.dumps(facts, sort_keys=True, ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
