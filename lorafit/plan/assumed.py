@@ -10,6 +10,7 @@ from lorafit.plan.recompute import in_words
 from lorafit.plan.shapes import NamedShape
 from lorafit.plan.stack import NEWEST, Stack
 from lorafit.plan.unpacked import ROOM_SHARE
+from lorafit.plan.work import unknown_speed
 from lorafit.recipe.quantization import Unquantized
 from lorafit.recipe.schema import Recipe
 from lorafit.recipe.sharding import why_unsplit
@@ -47,9 +48,12 @@ def of_card(recipe: Recipe, question: MemoryQuestion, card: Card | None, tokens:
         train = "`train` refuses the recipe there (E5-DTYPE): set model.dtype: float32"
         goes = "counted is what float16 takes too" if question.stack else train
         said.append(f"model.dtype is bfloat16, and {card.name} does not compute in it: {goes}")
-    if tokens is not None and (card is None or card.tflops is None):
-        why = "no card is named" if card is None else f"no speed is known of {card.name}"
-        said.append(f"--tokens gives no hours: {why}; name one whose speed is known with --gpu, such as rtx-4090")
+    if tokens is not None and (why := unknown_speed(question, card)):
+        known = card is not None and card.tflops is not None
+        said.append(
+            f"--tokens gives no hours: {why}"
+            + ("" if known else "; name one whose speed is known with --gpu, such as rtx-4090")
+        )
     return said
 
 

@@ -27,14 +27,14 @@ class Work(NamedTuple):
     recomputed_flops_per_token: int  # of these, what recomputation adds
     moved_bytes: int  # weights that a pass reads and writes beside its products, whatever its tokens
     pass_tokens: int
-    card: Card | None
+    card: Card | None  # whose speed is known
     gpus: int
     tokens: int | None
     price_per_hour: float | None
 
     @property
     def tokens_per_second(self) -> tuple[float, float] | None:
-        """Slowest and fastest; None without a card of known speed."""
+        """Slowest and fastest, in 16 bits; None without a card of known speed."""
         if self.card is None or self.card.tflops is None:
             return None
         computing = self.flops_per_token / (self.card.tflops * 1e12)
@@ -111,11 +111,11 @@ def work(question: MemoryQuestion, card: Card | None, tokens: int | None, price_
             fix="add --gpu and --tokens",
             code="E2-USAGE",
         )
-    if price_per_hour is not None and card is not None and card.tflops is None:
+    if price_per_hour is not None and (unknown := unknown_speed(question, card)):
         raise RecipeError(
-            f"no speed is known of {card.name}",
+            unknown,
             where="--price-per-hour",
-            fix="name a card with --gpu, such as rtx-4090",
+            fix="name a card with --gpu, such as rtx-4090, and train in 16 bits",
             code="E2-USAGE",
         )
     if price_per_hour is not None and not math.isfinite(price_per_hour):
@@ -132,11 +132,22 @@ def work(question: MemoryQuestion, card: Card | None, tokens: int | None, price_
         recomputed_flops_per_token=again,
         moved_bytes=round((2 + share) * _unpacked_bytes(question) + (1 + share) * _normed_bytes(question)),
         pass_tokens=question.tokens,
-        card=card,
+        card=None if unknown_speed(question, card) else card,
         gpus=question.gpus,
         tokens=tokens,
         price_per_hour=price_per_hour,
     )
+
+
+def unknown_speed(question: MemoryQuestion, card: Card | None) -> str:
+    """Say why nothing is known of a card's speed; nothing where it is."""
+    if card is None:
+        return "no card is named"
+    if card.tflops is None:
+        return f"no speed is known of {card.name}"
+    if question.compute_bytes == 4:
+        return f"of {card.name} the speed of 16-bit products is known, and model.dtype is float32"
+    return ""
 
 
 def _flops(question: MemoryQuestion) -> int:

@@ -18,6 +18,7 @@ from lorafit.plan.unroll import training
 from lorafit.plan.vram import Answer
 from lorafit.recipe.optimizers import OPTIMIZERS, SMALLEST_PAGED_VALUES
 from lorafit.recipe.schema import TrainingSpec
+from lorafit.report.progress import say
 from lorafit.train.optimizer import build_optimizer
 
 
@@ -35,6 +36,7 @@ def with_trace(answer: Answer, picture: Path | None = None) -> Answer:
         )  # fmt: skip
     if picture and (picture.is_dir() or not picture.parent.is_dir()):  # said before the trace, which takes its time
         raise _unwritten(picture, "no such folder, or a folder itself")
+    say(f"Tracing a step of {answer.asked}: seconds, but minutes for layers that go from token to token")
     found = exact(answer.question, answer.model.config, fake_optimizer)
     if picture:
         _write(picture, draw(found.recording, f"{answer.asked}, {answer.question.method}: allocated over a step"))

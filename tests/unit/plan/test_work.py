@@ -71,6 +71,10 @@ def test_what_is_not_known_is_not_said() -> None:
     found = work(KEPT, None, 10**9, None)
     assert (found.tokens_per_second, found.hours, found.cost) == (None, None, None)
     assert work(KEPT, find_card("24GB"), 10**9, None).hours is None
+    wide = replace(KEPT, dtype="float32")  # tensor cores, whose speed the sheet gives, take 16 bits
+    assert work(wide, find_card("h100"), 10**9, None).hours is None
+    with pytest.raises(RecipeError, match="of h100 the speed of 16-bit products is known"):
+        work(wide, find_card("h100"), 10**9, 2.0)
     with pytest.raises(RecipeError, match="a price needs the time"):
         work(KEPT, None, 10**9, 2.0)
     with pytest.raises(RecipeError, match="no speed is known of 24 GB card"):
