@@ -46,7 +46,6 @@ def trace(
 ) -> Trace:
     """Trace a step of a model with so many layers, after one that only made the optimizer's states. ModelError."""
     started = time.perf_counter()
-    gc.collect()  # what is left of an earlier trace dies outside the modes of this one, in which torch has crashed
     logging.getLogger("torch._subclasses").setLevel(logging.CRITICAL)  # what cannot be traced is said below, once
     log = StorageLog()
     try:

@@ -3,7 +3,7 @@
 import pytest
 
 from scripts.spread import Spread
-from scripts.vram_agreement import Agreement, agreement, explain
+from scripts.vram_agreement import Agreement, agreement, agreements, explain
 from scripts.vram_draw import FIRST_OTHER, FIRST_PLAIN, drawn
 
 SEED = 7
@@ -25,7 +25,7 @@ def test_the_estimate_agrees_with_the_trace(seed: int, index: int) -> None:
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize(("seed", "count"), [(SEED, 200), (OTHER, 60), (PLAIN, 40)])
 def test_hundreds_agree(seed: int, count: int) -> None:
-    found = [each for index in range(count) if not (each := agreement(seed, index)).refused]
+    found = [each for each in agreements(seed, range(count)) if not each.refused]
     assert len(found) >= 0.9 * count  # what has no kernel on a card is refused
     spread = Spread.of(each.error for each in found)
     assert spread.median <= 0.0005, _worst(found)
