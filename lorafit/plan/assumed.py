@@ -4,13 +4,17 @@ from lorafit.plan.advice import ROW_STEP, SHORT_ROW_STEP
 from lorafit.plan.autos import rows_of_process
 from lorafit.plan.base_config import beyond_positions, counted_unquantised
 from lorafit.plan.cards import Card
+from lorafit.plan.layers import ModelShape
 from lorafit.plan.memory import LARGEST_PASS_TOKENS
 from lorafit.plan.question import MemoryQuestion
 from lorafit.plan.recompute import in_words
 from lorafit.plan.shapes import NamedShape
 from lorafit.plan.stack import NEWEST, Stack
+from lorafit.plan.targets import ADAPTED_STACKS
+from lorafit.plan.units import GIB
 from lorafit.plan.unpacked import ROOM_SHARE
 from lorafit.plan.work import unknown_speed
+from lorafit.recipe.adapters import Dora, Full
 from lorafit.recipe.quantization import Unquantized
 from lorafit.recipe.schema import Recipe
 from lorafit.recipe.sharding import why_unsplit
@@ -24,6 +28,7 @@ def warnings(recipe: Recipe, question: MemoryQuestion, found: NamedShape, upcast
         beyond_positions(question.max_length, found.config),
         why_unsplit(recipe, question.gpus),
         _unpacked_experts(question),
+        _adapted_experts(question),
         f"--upcast {upcast} turns nothing to float32: the base is not quantised" if idle else "",
     ]
     return [each for each in said if each]
@@ -38,6 +43,34 @@ def _unpacked_experts(question: MemoryQuestion) -> str:
     return (
         f"{share:.0%} of the weights are experts in stacked matrices, as transformers 5 has them, and "
         f"{question.quantization.kind} packs linears only: they stay in {question.dtype}"
+    )
+
+
+def _adapted_experts(question: MemoryQuestion) -> str:
+    """PEFT's own `all-linear` is more than lorafit's where it knows the experts of transformers 4."""
+    stack, adapter, shape = question.stack, question.adapter, question.shape
+    if stack is None or stack.lists_experts or isinstance(adapter, Full) or shape.model_type not in ADAPTED_STACKS:
+        return ""
+    if adapter.target_modules != "all-linear":
+        return ""
+    size = (question.trained_bytes + question.gradient_bytes) * stacked_adapter_parameters(shape, adapter.rank) / GIB
+    refused = ", for which PEFT refuses DoRA" if isinstance(adapter, Dora) else ""
+    return (
+        f"PEFT's own all-linear adapts routers and stacked experts of {shape.model_type} too{refused}: at least "
+        f"{size:,.1f} GiB of weights and gradients, not counted here; --target-modules attention leaves them out"
+    )
+
+
+def stacked_adapter_parameters(shape: ModelShape, rank: int) -> int:
+    """Values that PEFT's all-linear adds in routers and stacked experts: of each expert, gate and up at twice the rank.
+
+    `_convert_peft_config_moe` in peft/utils/transformers_weight_conversion.py.
+    """
+    hidden = shape.hidden_size
+    every = [layer.mlp.experts for layer in shape.layers if layer.mlp.experts]
+    return sum(
+        rank * (each.count * (2 * (hidden + 2 * each.width) + each.width + hidden) + hidden + each.count)
+        for each in every
     )
 
 

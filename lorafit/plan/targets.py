@@ -32,6 +32,8 @@ _NOT_TEXT = re.compile(r"vision|visual|image|audio|speech|multi_modal|multimodal
 # linear could be neither made nor loaded. https://github.com/huggingface/peft (utils/transformers_weight_conversion.py)
 _TAKES_FOR_STACKS = ("deepseek_v2", "deepseek_v3", "glm4_moe", "glm4_moe_lite", "olmoe", "qwen3_moe", "qwen3_next")
 _NAMES_OF_STACKS = ("gate_proj", "up_proj", "down_proj")
+# and in these its own `all-linear` means the stacks and the routers too (`_resolve_string_target_modules`, same file)
+ADAPTED_STACKS = (*_TAKES_FOR_STACKS, "minimax_m2", "mixtral")
 
 
 def taken_for_stacks(name: str, model_type: str | None) -> bool:

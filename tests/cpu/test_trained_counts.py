@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from peft.utils import transformers_weight_conversion as stacks
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -12,12 +13,13 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICA
 
 from lorafit.errors import RecipeError
 from lorafit.model.adapt import attach
+from lorafit.plan.assumed import stacked_adapter_parameters
 from lorafit.plan.catalogue import Entry, entries
 from lorafit.plan.families import FAMILIES
 from lorafit.plan.holdings import trained_tensors
 from lorafit.plan.question import MemoryQuestion
 from lorafit.plan.shapes import shape_from_config
-from lorafit.plan.targets import taken_for_stacks
+from lorafit.plan.targets import ADAPTED_STACKS, taken_for_stacks
 from lorafit.recipe.adapters import Adapter, Dora, Full, Lora, RegexTargets
 from lorafit.recipe.quantization import Unquantized
 
@@ -104,3 +106,16 @@ def test_which_linears_peft_takes_for_stacks(entry: Entry) -> None:
     shape = shape_from_config(entry.config, entry.hub_id)
     leaves = {linear.name.rpartition(".")[2] for linear in shape.linears()}
     assert {leaf for leaf in leaves if taken_for_stacks(leaf, named(entry))} == names & leaves
+    assert (named(entry) in ADAPTED_STACKS) == bool(names)
+
+
+@pytest.mark.filterwarnings("ignore:The following rank_pattern keys did not match")  # PEFT's, of its own patterns
+@pytest.mark.parametrize("entry", [each for each in ONE_OF_EACH_FAMILY if named(each) in ADAPTED_STACKS], ids=named)
+def test_what_pefts_own_all_linear_adds(entry: Entry) -> None:
+    """Which the estimate of transformers leaves out, and says so; but for the gates of shared experts, it is exact."""
+    config, own = shallow(dict(entry.config)), LoraConfig(r=3, target_modules="all-linear", task_type="CAUSAL_LM")
+    model: Any = get_peft_model(build(config, 0), own)
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    question = MemoryQuestion(shape_from_config(config, "toy"), Lora(rank=3), Unquantized())
+    ours = sum(size * count for size, count in trained_tensors(question).items())
+    assert trained - ours == pytest.approx(stacked_adapter_parameters(question.shape, 3), rel=0.001)
