@@ -14,9 +14,9 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from itertools import product, repeat
+from functools import partial
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,6 @@ from scripts.vram_notes import NOTES
 
 MIB = 2**20
 WORST = 25
-TRACES_OF_A_PROCESS = 50
 
 
 @dataclass(frozen=True)
@@ -69,10 +68,10 @@ def agreement(seed: int, index: int) -> Agreement:
 
 
 def agreements(seed: int, numbers: Iterable[int]) -> Iterator[Agreement]:
-    """Answer many, in processes that end early: torch's collector has crashed after some two hundred traces in one."""
+    """Answer many, each in a process of its own: torch has crashed as it collected what a trace left behind."""
     wanted = list(numbers)
-    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=TRACES_OF_A_PROCESS) as pool:
-        for index, row in zip(wanted, pool.map(_row, repeat(seed), wanted), strict=True):
+    with get_context("fork").Pool(1, maxtasksperchild=1) as pool:
+        for index, row in zip(wanted, pool.imap(partial(_row, seed), wanted), strict=True):
             yield _agreement(index, drawn(seed, index), row)
 
 
