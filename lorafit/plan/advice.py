@@ -45,12 +45,14 @@ class Reach(NamedTuple):
         }
 
 
-def reaches(question: MemoryQuestion, capacity_bytes: int, *, auto: bool, splits: bool = False) -> list[Reach]:
+def reaches(
+    question: MemoryQuestion, capacity_bytes: int, *, auto: bool, splits: bool = False, longest: int | None = None
+) -> list[Reach]:
     """Say how far the card goes: as the recipe has it, or under `auto` on each of its last two steps.
 
     Under `auto` what was chosen for the length asked about is no limit: a longer row is recomputed, in the end from the
     host; and with `splits`, of a base that several cards may share, it is shared. Layers are unpacked into what room is
-    left, and count for nothing here.
+    left, and count for nothing here. `longest` is the most tokens that the model can read, where that has an end.
     """
     steps = [replace(question, unpacked_layers=0)]
     if auto:
@@ -58,12 +60,13 @@ def reaches(question: MemoryQuestion, capacity_bytes: int, *, auto: bool, splits
         steps += [] if question.stack else [replace(steps[0], offloaded=True)]
     if splits and not question.sharded:
         steps.append(replace(steps[-1], sharded=True))
-    return [_reach(each, capacity_bytes) for each in steps]
+    return [_reach(each, capacity_bytes, longest) for each in steps]
 
 
-def _reach(question: MemoryQuestion, capacity_bytes: int) -> Reach:
-    length = longest_row(question, capacity_bytes)
-    longest = replace(question, max_length=max(1, length), micro_batch_size=1)
+def _reach(question: MemoryQuestion, capacity_bytes: int, most: int | None) -> Reach:
+    found = longest_row(question, capacity_bytes)
+    length = found if most is None else min(found, most)
+    longest = replace(_row_by_row(question), max_length=max(1, length))
     return Reach(
         recomputation=in_words(question.recomputed, len(question.shape.layers), offloaded=question.offloaded)
         + (", the base split" if question.sharded else ""),
@@ -87,13 +90,20 @@ def advise(question: MemoryQuestion, peak: int | None = None, *, bfloat16: bool 
 def longest_row(question: MemoryQuestion, capacity_bytes: int) -> int:
     """Give the longest row, one per pass and in steps of 256 tokens (below that of 8), that fits; 0 when none does."""
 
+    alone = _row_by_row(question)
+
     def longest(step: int, end: int) -> int:
         def bytes_of(steps: int) -> int:
-            return estimate(replace(question, max_length=steps * step, micro_batch_size=1)).on_card_bytes
+            return estimate(replace(alone, max_length=steps * step)).on_card_bytes
 
         return step * largest_count(bytes_of, capacity_bytes, end // step)
 
     return longest(ROW_STEP, LONGEST_ROW) or longest(SHORT_ROW_STEP, ROW_STEP - 1)
+
+
+def _row_by_row(question: MemoryQuestion) -> MemoryQuestion:
+    """The same rows, one a pass: where several made a step, gradients now wait from pass to pass."""
+    return replace(question, micro_batch_size=1, accumulation=question.accumulation or question.micro_batch_size > 1)
 
 
 def most_rows(question: MemoryQuestion, capacity_bytes: int) -> int:
@@ -136,8 +146,7 @@ def _pass_changes(question: MemoryQuestion) -> Iterator[tuple[str, MemoryQuestio
         away = replace(question, checkpointing=True, recomputed_layers=None, offloaded=True)
         yield "training.gradient_checkpointing: offloaded", away
     if question.micro_batch_size > 1:
-        change = replace(question, micro_batch_size=1, accumulation=True)
-        yield "training.micro_batch_size: 1 (the same result)", change
+        yield "training.micro_batch_size: 1 (the same result)", _row_by_row(question)
     if question.gpus > 1 and not question.sharded and _splits(question):
         yield "training.sharding: full", replace(question, sharded=True)
     if question.max_length >= 512:

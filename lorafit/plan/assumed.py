@@ -98,7 +98,8 @@ def assumptions(recipe: Recipe, question: MemoryQuestion, card: Card | None) -> 
         said = [f"every row is full ({length:,} tokens); a head of {question.classes:,} classes reads its last token"]
     if recipe.model.dtype == "auto":
         reason = "a card that computes in it" if card is None or card.bfloat16 else f"{card.name} has no bfloat16"
-        said.append(f"base weights in {question.dtype}: {reason}")
+        what = "products" if question.is_full and question.trained_bytes == 4 else "base weights"
+        said.append(f"{what} in {question.dtype}: {reason}")
     if recipe.training.gradient_checkpointing == "auto":
         choice = in_words(question.recomputed, len(question.shape.layers), offloaded=question.offloaded)
         why = (
@@ -123,7 +124,7 @@ def assumptions(recipe: Recipe, question: MemoryQuestion, card: Card | None) -> 
         holds = "a part of the base, and gathers a layer while it is used" if question.sharded else "the whole model"
         said.append(
             f"each of {question.gpus} GPUs holds {holds}; gradients are added up between them, and NCCL's own buffers "
-            "(some hundred MiB) come on top"
+            "(some hundred MiB) come on top; no speed or hours count the time of that"
         )
     return [*said, *question.shape.notes]
 
@@ -132,10 +133,13 @@ def _assumed_of(question: MemoryQuestion, stack: Stack, card: Card | None) -> li
     """What plain transformers does, where it is not as lorafit does it."""
     updates = "in place" if stack.fused_optimizer else "over lists of tensors"
     products = "with bf16 autocast" if question.autocast else "without autocast"
-    adapters = "the base's 16 bits" if stack.narrow_adapters and question.compute_bytes == 2 else "float32"
+    narrow = stack.narrow_adapters and question.compute_bytes == 2
+    adapters = "" if question.is_full else ", adapters in the base's 16 bits" if narrow else ", adapters in float32"
     logits = "all logits at once" if stack.loss == "full" else "logits a chunk at a time"
     cache = ", use_cache left on" if stack.cache else ""
-    said = [f"{stack.name}: the Trainer {products}, adapters in {adapters}, {logits}, AdamW {updates}{cache}"]
+    said = [f"{stack.name}: the Trainer {products}{adapters}, {logits}, AdamW {updates}{cache}"]
+    if question.is_full and question.sharded and question.autocast:
+        said.append("under FSDP with autocast accelerate turns trained weights to float32")
     if card is not None and not card.bfloat16 and question.dtype == "float32":
         said.append(f"{card.name} trains in float32; a float16 run takes what --set model.dtype=bfloat16 counts")
     if stack.version[:2] > NEWEST:

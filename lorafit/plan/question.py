@@ -12,6 +12,7 @@ from lorafit.recipe.adapters import Adapter, Full
 from lorafit.recipe.optimizers import OPTIMIZERS, OptimizerName
 from lorafit.recipe.quantization import Quantization, Unquantized
 
+Verdict = Literal["fits", "tight", "does not fit"]
 BaseDtype = Literal["bfloat16", "float16", "float32"]
 
 
@@ -261,3 +262,14 @@ class Estimate(NamedTuple):
     def on_card_bytes(self) -> int:
         """What nvidia-smi would show: everything but what can be evicted."""
         return self.peak_bytes + self.reserved_bytes + self.context_bytes
+
+    @property
+    def least_on_card_bytes(self) -> int:
+        """The same once torch has given back the holes between tensors."""
+        return self.peak_bytes + self.context_bytes
+
+    def verdict(self, capacity_bytes: int) -> Verdict:
+        """Set it on a card. Tight: the tensors fit, the holes that torch leaves between them may not."""
+        if self.on_card_bytes <= capacity_bytes:
+            return "fits"
+        return "tight" if self.least_on_card_bytes <= capacity_bytes else "does not fit"

@@ -140,6 +140,11 @@ def _stack(engine: str, upcast: str | None, kernel: Kernel) -> Stack | None:
             code="E2-USAGE",
         )  # fmt: skip
     if found[1] == "lorafit":
+        if found[2]:
+            raise RecipeError(
+                "lorafit answers for itself as it is, in no other version", where="--engine", fix="write lorafit",
+                code="E2-USAGE",
+            )  # fmt: skip
         if upcast is not None:
             raise RecipeError("lorafit turns nothing to float32", where="--upcast", fix="leave it out", code="E2-USAGE")
         return None

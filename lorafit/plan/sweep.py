@@ -8,7 +8,7 @@ from typing import NamedTuple
 from lorafit.errors import RecipeError
 from lorafit.plan.base_config import positions, rows_beyond
 from lorafit.plan.memory import estimate
-from lorafit.plan.question import MemoryQuestion
+from lorafit.plan.question import MemoryQuestion, Verdict
 from lorafit.plan.units import Unit
 from lorafit.recipe.adapters import Full
 
@@ -16,7 +16,9 @@ NO_CONFIG: Mapping[str, object] = {}
 MOST_VALUES = 32
 MOST_DIGITS = 12  # Python reads no number of thousands
 WIDTH = 40  # characters of the longest bar
-_RANGE = re.compile(r"(max_length|micro_batch_size|rank)=(\d+k?)(?:\.\.(\d+k?)|((?:,\d+k?)*))")
+_RANGE = re.compile(
+    r"(?:data\.|training\.|adapter\.)?(max_length|micro_batch_size|rank)=(\d+k?)(?:\.\.(\d+k?)|((?:,\d+k?)*))"
+)
 
 
 def _with_length(question: MemoryQuestion, value: int) -> MemoryQuestion:
@@ -48,14 +50,14 @@ class Point(NamedTuple):
     peak_bytes: int
     on_card_bytes: int
     peak_phase: str
+    verdict: Verdict | None  # on the card, where one was named
 
 
 class Sweep(NamedTuple):
-    """The table; `capacity_bytes` is the card's, where one was named."""
+    """The table."""
 
     setting: str
     points: list[Point]
-    capacity_bytes: int | None
     note: str = ""  # of rows that are longer than the model was made for
     positions: int | None = None  # that it was made for, where the setting is the length of a row
 
@@ -67,7 +69,8 @@ class Sweep(NamedTuple):
                 "peak_bytes": point.peak_bytes,
                 "on_card_bytes": point.on_card_bytes,
                 "peak_phase": point.peak_phase,
-                "fits": self._fits(point),
+                "fits": None if point.verdict is None else point.verdict != "does not fit",
+                "verdict": point.verdict,
                 "beyond_positions": self.positions is not None and point.value > self.positions,
             }
             for point in self.points
@@ -80,16 +83,14 @@ class Sweep(NamedTuple):
         lines = [f"{self.setting:>16}  {'peak':>8}  {'on card':>8}  {unit.name}"]
         lines += [
             f"{point.value:>16,}  {unit.of(point.peak_bytes):>8}  {unit.of(point.on_card_bytes):>8}  "
-            f"{'#' * max(1, round(WIDTH * point.on_card_bytes / most))}{self._mark(point)}"
+            f"{'#' * max(1, round(WIDTH * point.on_card_bytes / most))}{_mark(point)}"
             for point in self.points
         ]
         return "\n".join([*lines, *([self.note] if self.note else [])])
 
-    def _fits(self, point: Point) -> bool | None:
-        return None if self.capacity_bytes is None else point.on_card_bytes <= self.capacity_bytes
 
-    def _mark(self, point: Point) -> str:
-        return " does not fit" if self._fits(point) is False else ""
+def _mark(point: Point) -> str:
+    return f" {point.verdict}" if point.verdict not in (None, "fits") else ""
 
 
 def sweep(
@@ -102,20 +103,23 @@ def sweep(
     found = _RANGE.fullmatch(text.replace(" ", ""))
     if found is None:
         raise _fault(f"{text!r} is no setting with a range")
-    values = _doubled(_number(found[2]), _number(found[3])) if found[3] else _listed(found[2] + (found[4] or ""))
+    values = [_number(found[2]), _number(found[3])] if found[3] else _listed(found[2] + (found[4] or ""))
     least, most = LIMITS[found[1]]
     if beyond := [value for value in values if not least <= value <= most]:
         raise _fault(f"{found[1]} is from {least:,} to {most:,}, and {beyond[0]:,} is not")
+    if found[3]:
+        values = _doubled(*values)
     change = SETTINGS[found[1]]
-    made = Sweep(found[1], [_point(value, change(question, value)) for value in values], capacity_bytes)
+    made = Sweep(found[1], [_point(value, change(question, value), capacity_bytes) for value in values])
     if found[1] != "max_length":
         return made
     return made._replace(note=rows_beyond(max(values), config), positions=positions(config))
 
 
-def _point(value: int, question: MemoryQuestion) -> Point:
+def _point(value: int, question: MemoryQuestion, capacity_bytes: int | None) -> Point:
     found = estimate(question)
-    return Point(value, found.peak_bytes, found.on_card_bytes, found.peak_phase)
+    verdict = None if capacity_bytes is None else found.verdict(capacity_bytes)
+    return Point(value, found.peak_bytes, found.on_card_bytes, found.peak_phase, verdict)
 
 
 def _number(text: str) -> int:
@@ -128,7 +132,7 @@ def _number(text: str) -> int:
 def _doubled(low: int, high: int) -> list[int]:
     if high < low:
         raise _fault("the range ends before it begins")
-    values = [max(low, 1)]  # nothing doubled stays nothing: its own fault is found with the limits
+    values = [low]
     while values[-1] * 2 <= high:
         values.append(values[-1] * 2)
     return values if values[-1] == high else [*values, high]

@@ -2,19 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from lorafit.errors import RecipeError
 from lorafit.plan.advice import Advice, Reach, advise, reaches
 from lorafit.plan.ask import ask, check_overrides, check_split, default_recipe, with_options
 from lorafit.plan.assumed import assumptions, of_card, warnings
 from lorafit.plan.bands import band
-from lorafit.plan.base_config import positions, refuse_stored_quantised
+from lorafit.plan.base_config import are_learned, positions, refuse_stored_quantised
 from lorafit.plan.cards import Card, find_card
 from lorafit.plan.find_shape import find_shape
 from lorafit.plan.memory import estimate
 from lorafit.plan.outside import outside
-from lorafit.plan.question import Component, Estimate, MemoryQuestion
+from lorafit.plan.question import Component, Estimate, MemoryQuestion, Verdict
 from lorafit.plan.shapes import NamedShape, OfClass
 from lorafit.plan.shards import may_split
 from lorafit.plan.stack import find_stack
@@ -25,11 +25,9 @@ if TYPE_CHECKING:  # what a plain answer does not need takes its time to load
     from lorafit.plan.exact import Exact
     from lorafit.plan.sweep import Sweep
 
-Verdict = Literal["fits", "tight", "does not fit"]
-
 
 class Fit(NamedTuple):
-    """How a step sits on a card; `headroom_bytes` is what is left, negative where even the tensors do not fit."""
+    """How a step sits on a card; `headroom_bytes` is what is left: 0 where it is tight, below it what tensors lack."""
 
     card: Card
     verdict: Verdict
@@ -198,13 +196,13 @@ def answer(
         model=found,
         question=question,
         estimate=result,
-        fit=_fit(asked, question, card, result) if card else None,
+        fit=_fit(asked, question, card, result, found.config) if card else None,
         advice=_advice(question, result, card),
         warnings=[*warnings(asked, question, found, upcast), *of_card(asked, question, card, tokens)],
         assumptions=[*assumptions(asked, question, card), f"the band {around.said}"],
         work=work(question, card, tokens, price_per_hour),
         outside=outside(question, result, asked.training.keep_checkpoints),
-        sweep=_swept(swept, question, card, found.config) if swept else None,
+        sweep=None if swept is None else _swept(swept, question, card, found.config),
     )
 
 
@@ -225,14 +223,14 @@ def _swept(text: str, question: MemoryQuestion, card: Card | None, config: Mappi
     return sweep(text, question, card.capacity_bytes if card else None, config)
 
 
-def _fit(recipe: Recipe, question: MemoryQuestion, card: Card, result: Estimate) -> Fit:
-    fit = fit_on(card, result, _reaches(recipe, question, card))
+def _fit(recipe: Recipe, question: MemoryQuestion, card: Card, result: Estimate, config: Mapping[str, object]) -> Fit:
+    fit = fit_on(card, result, _reaches(recipe, question, card, positions(config) if are_learned(config) else None))
     if card.bfloat16 or recipe.model.dtype != "auto" or question.shape.read_off:
         return fit
     return fit._replace(elsewhere_bytes=estimate(replace(question, dtype="bfloat16")).on_card_bytes)
 
 
-def _reaches(recipe: Recipe, question: MemoryQuestion, card: Card) -> list[Reach]:
+def _reaches(recipe: Recipe, question: MemoryQuestion, card: Card, longest: int | None) -> list[Reach]:
     if question.shape.read_off:
         return []
     return reaches(
@@ -240,18 +238,11 @@ def _reaches(recipe: Recipe, question: MemoryQuestion, card: Card) -> list[Reach
         card.capacity_bytes,
         auto=recipe.training.gradient_checkpointing == "auto",
         splits=recipe.training.sharding == "auto" and may_split(recipe, question),
+        longest=longest,
     )
 
 
 def fit_on(card: Card, result: Estimate, found: list[Reach]) -> Fit:
-    """Tight: the tensors fit, the holes that torch leaves between them may not."""
-    needed = result.peak_bytes + result.context_bytes
-    verdict: Verdict = "does not fit"
-    if needed <= card.capacity_bytes:
-        verdict = "fits" if result.on_card_bytes <= card.capacity_bytes else "tight"
-    return Fit(
-        card=card,
-        verdict=verdict,
-        headroom_bytes=card.capacity_bytes - (result.on_card_bytes if verdict == "fits" else needed),
-        reaches=found,
-    )
+    """Set an estimate on a card, and how far the card goes beside it."""
+    left, of_tensors = (card.capacity_bytes - size for size in (result.on_card_bytes, result.least_on_card_bytes))
+    return Fit(card, result.verdict(card.capacity_bytes), max(left, min(of_tensors, 0)), found)

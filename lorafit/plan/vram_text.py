@@ -131,4 +131,4 @@ def _other_cards(fit: "Fit", estimate: "Estimate") -> str:
 def _advice(answer: "Answer") -> str:
     unit = Unit(answer.estimate.peak_bytes)
     lines = [f"{unit.of(each.saves_bytes):>8}  {each.change}" for each in answer.advice[:MOST_ADVICE]]
-    return "\n".join([f"What would lower the peak, each change alone, in {unit.name}:", *lines])
+    return "\n".join([f"What would lower the peak, each change alone and all else as above, in {unit.name}:", *lines])

@@ -118,16 +118,9 @@ def work(question: MemoryQuestion, card: Card | None, tokens: int | None, price_
             fix="name a card with --gpu, such as rtx-4090, and train in 16 bits",
             code="E2-USAGE",
         )
-    if price_per_hour is not None and not math.isfinite(price_per_hour):
-        raise RecipeError(
-            f"{price_per_hour} is no price",
-            where="--price-per-hour",
-            fix="give a number: --price-per-hour 2.5",
-            code="E2-USAGE",
-        )
     share = question.recomputed / len(question.shape.layers)
     again = round(share * _recomputed(question))
-    return Work(
+    found = Work(
         flops_per_token=_flops(question) + again,
         recomputed_flops_per_token=again,
         moved_bytes=round((2 + share) * _unpacked_bytes(question) + (1 + share) * _normed_bytes(question)),
@@ -137,6 +130,14 @@ def work(question: MemoryQuestion, card: Card | None, tokens: int | None, price_
         tokens=tokens,
         price_per_hour=price_per_hour,
     )
+    if found.cost and not math.isfinite(found.cost[1]):
+        raise RecipeError(
+            f"{price_per_hour} is no price, or comes to no cost",
+            where="--price-per-hour",
+            fix="give a number: --price-per-hour 2.5",
+            code="E2-USAGE",
+        )
+    return found
 
 
 def unknown_speed(question: MemoryQuestion, card: Card | None) -> str:

@@ -14,6 +14,7 @@ from lorafit.plan.question import MemoryQuestion
 from lorafit.plan.reserved import reserve
 from lorafit.plan.stack import Stack
 from lorafit.plan.traced import as_traced
+from lorafit.plan.units import MIB
 from lorafit.plan.unroll import training
 from lorafit.plan.vram import Answer
 from lorafit.recipe.optimizers import OPTIMIZERS, SMALLEST_PAGED_VALUES
@@ -39,7 +40,8 @@ def with_trace(answer: Answer, picture: Path | None = None) -> Answer:
     say(f"Tracing a step of {answer.asked}: seconds, but minutes for layers that go from token to token")
     found = exact(answer.question, answer.model.config, fake_optimizer)
     if picture:
-        _write(picture, draw(found.recording, f"{answer.asked}, {answer.question.method}: allocated over a step"))
+        beside = f"allocated over a step, beside {found.workspace_bytes / MIB:.0f} MiB of cuBLAS"
+        _write(picture, draw(found.recording, f"{answer.asked}, {answer.question.method}: {beside}"))
     capacity = answer.fit.card.capacity_bytes if answer.fit else None
     held = reserve(training(found.recording), capacity, found.workspace_bytes)
     found = found._replace(reserved=held)

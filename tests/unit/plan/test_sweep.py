@@ -23,6 +23,7 @@ QUESTION = MemoryQuestion(shape_by_name("llama-3.2-1b").shape, Lora(), Unquantiz
         ("micro_batch_size=1..1", [1]),
         ("rank=8,64, 16", [8, 64, 16]),
         ("rank=8", [8]),
+        ("data.max_length=8..16", [8, 16]),
     ],
 )
 def test_the_values_of_a_range(text: str, values: list[int]) -> None:
@@ -43,6 +44,8 @@ def test_what_does_not_fit_is_marked() -> None:
     assert {True, False} == set(fits)
     assert found.as_text().count("does not fit") == fits.count(False)
     assert all(row["fits"] is None for row in sweep("rank=8", QUESTION, None).as_json())
+    tight = estimate(replace(QUESTION, max_length=2048)).on_card_bytes - 1
+    assert [row["verdict"] for row in sweep("max_length=1k,2k", QUESTION, tight).as_json()] == ["fits", "tight"]
 
 
 @pytest.mark.parametrize(
@@ -68,6 +71,11 @@ def test_rows_beyond_the_models_positions_are_said_to_be(config: dict[str, objec
 def test_faults(text: str) -> None:
     with pytest.raises(RecipeError):
         sweep(text, QUESTION, None)
+
+
+def test_a_fault_says_what_was_written() -> None:
+    with pytest.raises(RecipeError, match=r"max_length is from 8 to 10,000,000, and 0 is not"):
+        sweep("max_length=0..16", QUESTION, None)
 
 
 def test_full_fine_tuning_has_no_rank() -> None:

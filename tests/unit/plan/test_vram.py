@@ -281,6 +281,22 @@ def test_tight_lies_between_fits_and_does_not_fit() -> None:
     assert ranks == sorted(ranks)
     assert set(ranks) == {0, 1, 2}
     assert all(fit.as_json()["fits"] == (fit.headroom_bytes >= 0) for fit in seen)
+    assert [fit.headroom_bytes for fit in seen] == sorted(fit.headroom_bytes for fit in seen)
+    assert {fit.headroom_bytes for fit in seen if fit.verdict == "tight"} == {0}
+
+
+def test_the_longest_row_is_that_of_one_row_a_pass_however_many_were_asked_about() -> None:
+    """A pass that is a whole step holds no gradients of an earlier one, and one of its rows alone would."""
+    alone, together = (ask(model="8b", gpu="24GB", micro_batch_size=rows).fit for rows in (1, 16))
+    assert alone
+    assert together
+    assert alone.reaches[-1].longest_row == together.reaches[-1].longest_row
+
+
+def test_no_row_is_offered_that_the_model_cannot_read() -> None:
+    found = ask(model="gpt2", method="full", gpu="24GB")
+    assert found.fit
+    assert [reach.longest_row for reach in found.fit.reaches] == [1024]
 
 
 @pytest.mark.parametrize(
