@@ -12,6 +12,7 @@ from lorafit.errors import LorafitError, RecipeError, refused_by_machine
 from lorafit.model.quiet import quiet_libraries, without_torch
 from lorafit.not_built import refuse_what_is_not_built
 from lorafit.report.output import emit, write_out, writing_out
+from lorafit.report.picture import check_picture
 from lorafit.report.progress import say
 from lorafit.report.tell import tell
 from lorafit.report.usage import usage_fault
@@ -158,6 +159,8 @@ def estimate_vram(
 
     if picture and not exact:
         raise RecipeError("--picture draws what --exact traces", fix="give both", code="E2-USAGE")
+    if picture:
+        check_picture(picture)
     asked, classes = read_recipe(recipe, overrides)
     result = answer(
         asked,

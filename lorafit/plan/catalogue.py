@@ -128,7 +128,8 @@ def _is_unsized(entry: Entry) -> bool:
 
 def _saying_more(words: Sequence[str], words_of: Callable[[Entry], list[str]]) -> list[Entry]:
     """Models with all of these words in this order, and others between them."""
-    if not any(re.match("[a-z]{2}", word) for word in words):
+    sized = len(words) > 1 and any(map(_SIZE.fullmatch, words))  # 30b-a3b
+    if not sized and not any(re.match("[a-z]{2}", word) for word in words):
         return []
     return [entry for entry in entries() if _within(words, words_of(entry))]
 

@@ -77,7 +77,7 @@ class ConfigKeys:
             raise ModelError(list(self._faults.values()))
 
     def _fault(self, key: str, expected: str, found: object) -> None:
-        has = "the key is missing" if found is None else f"found {str(found)[:60]!r}"
+        has = "the key is missing" if found is None else f"found {repr(found)[:60]}"
         self._faults[key] = Fault(
             f"{key}: expected {expected}, {has}",
             where=self._name,

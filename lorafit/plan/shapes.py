@@ -130,7 +130,8 @@ def _notes(family: Family, model_type: str, layers: tuple[Layer, ...], expert_pa
 def _unknown_type(model_type: object, name: str) -> ModelError:
     if not isinstance(model_type, str):
         fix = "take the config.json that came with the weights"
-        return ModelError("model_type: the key is missing", where=name, fix=fix, code="E4-MODEL-TYPE")
+        has = "the key is missing" if model_type is None else f"expected a name, found {repr(model_type)[:60]}"
+        return ModelError(f"model_type: {has}", where=name, fix=fix, code="E4-MODEL-TYPE")
     near = nearest(model_type, FAMILIES)
     ask = f"did you mean {near}? " if near else ""
     return ModelError(

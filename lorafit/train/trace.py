@@ -6,7 +6,7 @@ from unittest.mock import patch
 
 import torch
 
-from lorafit.errors import RecipeError, StorageError
+from lorafit.errors import RecipeError
 from lorafit.model.trace_depth import exact
 from lorafit.model.trained import Trained
 from lorafit.plan.picture import draw
@@ -19,6 +19,7 @@ from lorafit.plan.unroll import training
 from lorafit.plan.vram import Answer
 from lorafit.recipe.optimizers import OPTIMIZERS, SMALLEST_PAGED_VALUES
 from lorafit.recipe.schema import TrainingSpec
+from lorafit.report.picture import write_picture
 from lorafit.report.progress import say
 from lorafit.train.optimizer import build_optimizer
 
@@ -35,13 +36,11 @@ def with_trace(answer: Answer, picture: Path | None = None) -> Answer:
             "--exact traces a process that holds the whole base, and this one would be split over the GPUs",
             fix="leave out --exact, or ask with --sharding none", code="E2-NOT-BUILT",
         )  # fmt: skip
-    if picture and (picture.is_dir() or not picture.parent.is_dir()):  # said before the trace, which takes its time
-        raise _unwritten(picture, "no such folder, or a folder itself")
     say(f"Tracing a step of {answer.asked}: seconds, but minutes for layers that go from token to token")
     found = exact(answer.question, answer.model.config, fake_optimizer)
     if picture:
         beside = f"allocated over a step, beside {found.workspace_bytes / MIB:.0f} MiB of cuBLAS"
-        _write(picture, draw(found.recording, f"{answer.asked}, {answer.question.method}: {beside}"))
+        write_picture(picture, draw(found.recording, f"{answer.asked}, {answer.question.method}: {beside}"))
     capacity = answer.fit.card.capacity_bytes if answer.fit else None
     held = reserve(training(found.recording), capacity, found.workspace_bytes)
     found = found._replace(reserved=held)
@@ -60,22 +59,6 @@ def _check_program(question: MemoryQuestion) -> None:
             "eager, with no habit but no-amp and padded",
             where="--engine", fix="leave out --exact, or the version and what else is not traced", code="E2-USAGE",
         )  # fmt: skip
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise _unwritten(path, error.strerror or "") from None
-
-
-def _unwritten(path: Path, reason: str) -> StorageError:
-    return StorageError(
-        f"cannot write: {reason}",
-        where=str(path),
-        fix="give --picture a file in a folder that can be written to",
-        code="E7-OUTPUT",
-    )
 
 
 def fake_optimizer(trained: Trained, question: MemoryQuestion) -> torch.optim.Optimizer:

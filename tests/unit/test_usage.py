@@ -17,6 +17,8 @@ from lorafit.cli import main
         ("--gpus 5000", "less than or equal to 4096, found 5000;"),
         ("--price-per-hour \x1b[31m", r"found \x1b[31m;"),
         ("--rnk 4", "No such option: --rnk (Possible options: --rank);"),
+        ("--engine lorafit@9", "--engine: lorafit answers for itself as it is"),
+        ("--picture a.svg", "--picture draws what --exact traces"),
     ],
 )
 def test_it_says_what_it_found(words: str, said: str, monkeypatch: MonkeyPatch, capsys: CaptureFixture[str]) -> None:
@@ -25,3 +27,15 @@ def test_it_says_what_it_found(words: str, said: str, monkeypatch: MonkeyPatch, 
         main()
     assert stop.value.code == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_picture_that_cannot_be_written_is_refused_before_the_trace(
+    monkeypatch: MonkeyPatch, capsys: CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        "sys.argv", ["lorafit", "estimate-vram", "--model", "8b", "--exact", "--picture", "/nowhere/a.svg"]
+    )
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 7
+    assert "/nowhere/a.svg: cannot write: no such folder" in capsys.readouterr().err

@@ -74,9 +74,12 @@ def test_unknown_family_names_the_nearest_and_the_known() -> None:
     assert str(caught.value).startswith("here/config.json")
 
 
-@pytest.mark.parametrize("model_type", [None, 7, ["llama"]])
-def test_a_model_type_that_is_none(model_type: object) -> None:
-    with pytest.raises(ModelError, match="model_type"):
+@pytest.mark.parametrize(
+    ("model_type", "said"),
+    [(None, "the key is missing"), (7, "expected a name, found 7"), (["llama"], r"expected a name, found \['llama'\]")],
+)
+def test_a_model_type_that_is_none(model_type: object, said: str) -> None:
+    with pytest.raises(ModelError, match=f"model_type: {said}"):
         shape_from_config(LLAMA | {"model_type": model_type}, "toy")
 
 
@@ -87,6 +90,8 @@ def test_all_faults_at_once() -> None:
         shape_from_config(broken, "toy")
     named = {fault.what.split(":")[0] for fault in caught.value.faults}
     assert named == {"hidden_size", "num_hidden_layers", "vocab_size", "mlp_bias", "intermediate_size"}
+    assert "found '64'" in str(caught.value)  # a text is seen to be one
+    assert "found 0" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -163,6 +168,7 @@ def test_the_catalogue_is_whole() -> None:
         ("llama 3.3 70b", "meta-llama/Llama-3.3-70B-Instruct"),
         ("405b", "meta-llama/Llama-3.1-405B"),
         ("qwen3 235b", "Qwen/Qwen3-235B-A22B"),
+        ("30b-a3b", "Qwen/Qwen3-30B-A3B"),
         ("mixtral 8x7b", "mistralai/Mixtral-8x7B-v0.1"),
         ("vicuna-13b", "lmsys/vicuna-13b-v1.5"),
         ("zephyr-7b", "HuggingFaceH4/zephyr-7b-beta"),
