@@ -1,5 +1,7 @@
 """What an answer of `estimate-vram` takes for granted, and what its user should be warned of."""
 
+from collections.abc import Iterator
+
 from lorafit.plan.advice import ROW_STEP, SHORT_ROW_STEP
 from lorafit.plan.autos import rows_of_process
 from lorafit.plan.base_config import beyond_positions, counted_unquantised
@@ -15,23 +17,33 @@ from lorafit.plan.units import GIB
 from lorafit.plan.unpacked import ROOM_SHARE
 from lorafit.plan.work import unknown_speed
 from lorafit.recipe.adapters import Dora, Full
-from lorafit.recipe.quantization import Unquantized
+from lorafit.recipe.quantization import Bits4, Unquantized
 from lorafit.recipe.schema import Recipe
 from lorafit.recipe.sharding import why_unsplit
 
 
 def warnings(recipe: Recipe, question: MemoryQuestion, found: NamedShape, upcast: str | None = None) -> list[str]:
     """What was asked for and goes another way than its user may think; `upcast` as the option said it."""
-    idle = upcast not in (None, "none") and isinstance(question.quantization, Unquantized)
     said = [
         counted_unquantised(found.taken_as, found.stored),
         beyond_positions(question.max_length, found.config),
         why_unsplit(recipe, question.gpus),
         _unpacked_experts(question),
         _adapted_experts(question),
-        f"--upcast {upcast} turns nothing to float32: the base is not quantised" if idle else "",
+        *_idle(question, upcast),
     ]
     return [each for each in said if each]
+
+
+def _idle(question: MemoryQuestion, upcast: str | None) -> Iterator[str]:
+    """What was said of transformers and changes nothing in what was asked about."""
+    stack, quantization = question.stack, question.quantization
+    if upcast not in (None, "none") and isinstance(quantization, Unquantized):
+        yield f"--upcast {upcast} turns nothing to float32: the base is not quantised"
+    if stack and stack.keeps_packed_inputs and not isinstance(quantization, Bits4):
+        yield "--habit old-bitsandbytes changes nothing: the base is not in 4 bits"
+    if stack and stack.narrow_adapters and question.is_full:
+        yield "--habit narrow-adapters changes nothing: there is no adapter"
 
 
 def _unpacked_experts(question: MemoryQuestion) -> str:

@@ -50,7 +50,7 @@ def _header(answer: "Answer") -> str:
     if answer.model.alternatives:
         listed = answer.model.alternatives[:MOST_ALTERNATIVES]
         more = ", ..." if len(answer.model.alternatives) > len(listed) else ""
-        lines.append(f"The name also fits {', '.join(listed)}{more}")
+        lines.append(f"By its name it could also be {', '.join(listed)}{more}")
     lines += [f"Warning: {said}" for said in answer.warnings]
     return "\n".join(lines)
 

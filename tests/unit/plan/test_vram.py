@@ -57,7 +57,7 @@ def test_without_a_card_fits_is_null() -> None:
 def test_the_text_names_what_was_taken_the_sum_and_the_verdict() -> None:
     text = ask(model="8b", method="qlora", gpu="rtx-4090").as_text()
     assert "taken as meta-llama/Meta-Llama-3-8B" in text
-    assert "The name also fits meta-llama/Llama-3.1-8B" in text
+    assert "By its name it could also be meta-llama/Llama-3.1-8B" in text
     assert "linear weights in nf4" in text
     assert "PEAK, allocated by torch" in text
     assert "FITS rtx-4090 (23.52 GiB usable)" in text
@@ -418,6 +418,20 @@ def test_an_upcast_without_a_quantised_base_is_said_to_do_nothing() -> None:
     assert said == ["--upcast all turns nothing to float32: the base is not quantised"]
     assert ask(model="8b", engine="transformers", upcast="none").warnings == []
     assert ask(model="8b", method="qlora", engine="transformers", upcast="all").warnings == []
+
+
+@pytest.mark.parametrize(
+    ("habit", "method", "idle"),
+    [
+        ("old-bitsandbytes", "lora", True), ("old-bitsandbytes", "qlora", False),
+        ("narrow-adapters", "full", True), ("narrow-adapters", "lora", False),
+    ],
+)  # fmt: skip
+def test_a_habit_that_changes_nothing_is_said_to(habit: str, method: str, idle: bool) -> None:
+    asked = {"model": "8b", "engine": "transformers", "method": method}
+    changed = ask(**asked, habits=[habit])
+    assert [f"--habit {habit} changes nothing" in said for said in changed.warnings] == [True] * idle
+    assert (changed.estimate.peak_bytes == ask(**asked).estimate.peak_bytes) == idle
 
 
 def test_a_folder_is_a_model(tmp_path: Path) -> None:
