@@ -10,6 +10,8 @@ from lorafit.plan.recompute import in_words
 from lorafit.plan.targets import part_of
 from lorafit.recipe.adapters import Dora, Full, Lora
 from lorafit.recipe.quantization import Bits4, Int8, Nf4, Unquantized
+from lorafit.recipe.schema import Recipe
+from lorafit.recipe.sharding import why_whole
 
 LEAST_SAVED_BYTES = 2**20
 LONGEST_ROW = 2**22  # no recipe asks for more tokens in a row
@@ -17,6 +19,7 @@ ROW_STEP = 256  # tokens, by which the longest row is looked for
 SHORT_ROW_STEP = 8  # where not even one of those fits: no recipe asks for fewer tokens
 LOOKS_ALONG_LINES = 8
 TO_BFLOAT16 = "model.dtype: bfloat16"
+MOST_SHARING = 8  # cards of one machine
 FARTHEST = 8  # times the last count, where no line shows how far
 
 
@@ -74,6 +77,15 @@ def _reach(question: MemoryQuestion, capacity_bytes: int, most: int | None) -> R
         longest_row=length,
         host_bytes=estimate(longest).host_bytes if length and question.offloaded else 0,
     )
+
+
+def fewest_sharing(recipe: Recipe, question: MemoryQuestion, capacity_bytes: int) -> int | None:
+    """Give how many such cards hold it with the base split over them, as `training.sharding: auto` does; None: none."""
+    if question.gpus > 1 or recipe.training.sharding == "none" or why_whole(recipe):
+        return None
+    alone = replace(question, unpacked_layers=0, sharded=True)
+    counts = range(2, MOST_SHARING + 1)
+    return next((n for n in counts if estimate(replace(alone, gpus=n)).on_card_bytes <= capacity_bytes), None)
 
 
 def advise(question: MemoryQuestion, peak: int | None = None, *, bfloat16: bool = True) -> list[Advice]:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from lorafit.errors import RecipeError
-from lorafit.plan.advice import Advice, Reach, advise, reaches
+from lorafit.plan.advice import Advice, Reach, advise, fewest_sharing, reaches
 from lorafit.plan.ask import ask, check_overrides, check_split, default_recipe, with_options
 from lorafit.plan.assumed import assumptions, of_card, warnings
 from lorafit.plan.bands import band
@@ -36,6 +36,7 @@ class Fit(NamedTuple):
     reaches: list[Reach]
     # on other cards, where `model.dtype: auto` would take bfloat16 there; None: as many as on this one
     elsewhere_bytes: int | None = None
+    together: int | None = None  # such cards that would hold it where one does not, the base shared between them
 
     def as_json(self) -> dict[str, object]:
         """Give the facts for a program. `tight` fits too, with expandable segments, as a run sets them."""
@@ -48,6 +49,7 @@ class Fit(NamedTuple):
             "largest_micro_batch_size": self.reaches[-1].most_rows if self.reaches else None,
             "longest_row_tokens": self.reaches[-1].longest_row if self.reaches else None,
             "reaches": [reach.as_json() for reach in self.reaches],
+            "cards_sharing_the_base": self.together,
         }
 
 
@@ -225,6 +227,8 @@ def _swept(text: str, question: MemoryQuestion, card: Card | None, config: Mappi
 
 def _fit(recipe: Recipe, question: MemoryQuestion, card: Card, result: Estimate, config: Mapping[str, object]) -> Fit:
     fit = fit_on(card, result, _reaches(recipe, question, card, positions(config) if are_learned(config) else None))
+    if fit.verdict == "does not fit" and not question.stack and not question.shape.read_off:
+        fit = fit._replace(together=fewest_sharing(recipe, question, card.capacity_bytes))
     if card.bfloat16 or recipe.model.dtype != "auto" or question.shape.read_off:
         return fit
     return fit._replace(elsewhere_bytes=estimate(replace(question, dtype="bfloat16")).on_card_bytes)

@@ -125,7 +125,8 @@ def _other_cards(fit: "Fit", estimate: "Estimate") -> str:
     """Each of them computes in bfloat16, and so holds what `auto` would take there."""
     names = [card.name for card in cards_that_hold(fit.elsewhere_bytes or estimate.on_card_bytes)]
     how = ", in bfloat16" if fit.elsewhere_bytes else ""
-    return f"Cards that would hold it{how}: {', '.join(names)}" if names else "No card of the catalogue holds it"
+    one = f"Cards that would hold it{how}: {', '.join(names)}" if names else "No card of the catalogue holds it"
+    return f"{one}, or {fit.together} of this one that share the base (--gpus {fit.together})" if fit.together else one
 
 
 def _advice(answer: "Answer") -> str:

@@ -293,6 +293,17 @@ def test_the_longest_row_is_that_of_one_row_a_pass_however_many_were_asked_about
     assert alone.reaches[-1].longest_row == together.reaches[-1].longest_row
 
 
+@pytest.mark.parametrize(("method", "cards"), [("qlora", 3), ("lora", None), ("qdora", None), ("full", None)])
+def test_as_many_cards_are_named_as_share_the_base(method: str, cards: int | None) -> None:
+    """DoRA and full fine-tuning are never split; a 70B model in 16 bits is more than eight such cards hold."""
+    found = ask(model="70b", method=method, gpu="24GB")
+    assert found.fit
+    assert found.fit.together == cards
+    assert (", or 3 of this one that share the base (--gpus 3)" in found.as_text()) == bool(cards)
+    verdicts = {n: ask(model="70b", method="qlora", gpu="24GB", gpus=n).fit for n in (2, 3)}
+    assert [fit and fit.verdict for fit in verdicts.values()] == ["does not fit", "fits"]
+
+
 def test_no_row_is_offered_that_the_model_cannot_read() -> None:
     found = ask(model="gpt2", method="full", gpu="24GB")
     assert found.fit
@@ -371,7 +382,7 @@ def test_other_cards_are_asked_for_what_they_would_take() -> None:
     found, elsewhere = ask(model="8b", gpu="t4"), ask(model="8b", gpu="16GB")
     assert (found.question.dtype, elsewhere.question.dtype) == ("float32", "bfloat16")
     names = ", ".join(card.name for card in cards_that_hold(elsewhere.estimate.on_card_bytes))
-    assert f"Cards that would hold it, in bfloat16: {names}\n" in found.as_text()
+    assert f"Cards that would hold it, in bfloat16: {names}" in found.as_text()
     assert f"Cards that would hold it: {names}\n" in elsewhere.as_text()
     pinned = ask(a_recipe(model=ModelSpec(path="8b", dtype="float32")), gpu="t4")
     assert "Cards that would hold it: a100-40gb" in pinned.as_text()
