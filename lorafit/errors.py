@@ -19,7 +19,8 @@ Exit code 0 means finished and verified, 1 a bug in lorafit, 130 and 143 a secon
 
 import errno
 from collections.abc import Sequence
-from typing import ClassVar, NamedTuple
+from dataclasses import dataclass
+from typing import ClassVar
 
 SHOWN_LINES = 20
 # what the machine refuses: whoever runs the command can mend it. Other errors of files are bugs of ours
@@ -29,7 +30,8 @@ _THE_MACHINES = {
 }  # fmt: skip
 
 
-class Fault(NamedTuple):
+@dataclass(frozen=True)
+class Fault:
     """One thing that is wrong: what happened, where, how to mend it, and its code."""
 
     what: str

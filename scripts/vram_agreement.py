@@ -14,8 +14,8 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
@@ -68,11 +68,13 @@ def agreement(seed: int, index: int) -> Agreement:
 
 
 def agreements(seed: int, numbers: Iterable[int]) -> Iterator[Agreement]:
-    """Answer many, each in a process of its own: torch has crashed as it collected what a trace left behind."""
-    wanted = list(numbers)
-    with get_context("fork").Pool(1, maxtasksperchild=1) as pool:
-        for index, row in zip(wanted, pool.imap(partial(_row, seed), wanted), strict=True):
-            yield _agreement(index, drawn(seed, index), row)
+    """Answer many, each in a process of its own: torch has crashed as it collected what a trace left behind.
+
+    Raises BrokenProcessPool where one dies.
+    """
+    for index in numbers:
+        with ProcessPoolExecutor(1, get_context("fork")) as alone:
+            yield _agreement(index, drawn(seed, index), alone.submit(_row, seed, index).result())
 
 
 def _row(seed: int, index: int) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from lorafit.recipe.schema import Recipe
 from lorafit.recipe.sharding import why_whole
 
 LEAST_SAVED_BYTES = 2**20
+MOST_ROWS = 2**16
 LONGEST_ROW = 2**22  # no recipe asks for more tokens in a row
 ROW_STEP = 256  # tokens, by which the longest row is looked for
 SHORT_ROW_STEP = 8  # where not even one of those fits: no recipe asks for fewer tokens
@@ -49,13 +50,20 @@ class Reach(NamedTuple):
 
 
 def reaches(
-    question: MemoryQuestion, capacity_bytes: int, *, auto: bool, splits: bool = False, longest: int | None = None
+    question: MemoryQuestion,
+    capacity_bytes: int,
+    step_rows: int,
+    *,
+    auto: bool,
+    splits: bool = False,
+    readable: int | None = None,
 ) -> list[Reach]:
     """Say how far the card goes: as the recipe has it, or under `auto` on each of its last two steps.
 
     Under `auto` what was chosen for the length asked about is no limit: a longer row is recomputed, in the end from the
     host; and with `splits`, of a base that several cards may share, it is shared. Layers are unpacked into what room is
-    left, and count for nothing here. `longest` is the most tokens that the model can read, where that has an end.
+    left, and count for nothing here. `step_rows` are those of a process in a step; `readable` is the most tokens that
+    the model can read, where that has an end.
     """
     steps = [replace(question, unpacked_layers=0)]
     if auto:
@@ -63,17 +71,17 @@ def reaches(
         steps += [] if question.stack else [replace(steps[0], offloaded=True)]
     if splits and not question.sharded:
         steps.append(replace(steps[-1], sharded=True))
-    return [_reach(each, capacity_bytes, longest) for each in steps]
+    return [_reach(each, capacity_bytes, step_rows, readable) for each in steps]
 
 
-def _reach(question: MemoryQuestion, capacity_bytes: int, most: int | None) -> Reach:
-    found = longest_row(question, capacity_bytes)
-    length = found if most is None else min(found, most)
-    longest = replace(_row_by_row(question), max_length=max(1, length))
+def _reach(question: MemoryQuestion, capacity_bytes: int, step_rows: int, readable: int | None) -> Reach:
+    found = longest_row(question, capacity_bytes, step_rows)
+    length = found if readable is None else min(found, readable)
+    longest = replace(_with_rows(question, 1, step_rows), max_length=max(1, length))
     return Reach(
         recomputation=in_words(question.recomputed, len(question.shape.layers), offloaded=question.offloaded)
         + (", the base split" if question.sharded else ""),
-        most_rows=most_rows(question, capacity_bytes),
+        most_rows=0 if readable and question.max_length > readable else most_rows(question, capacity_bytes, step_rows),
         longest_row=length,
         host_bytes=estimate(longest).host_bytes if length and question.offloaded else 0,
     )
@@ -84,25 +92,27 @@ def fewest_sharing(recipe: Recipe, question: MemoryQuestion, capacity_bytes: int
     if question.gpus > 1 or recipe.training.sharding == "none" or why_whole(recipe):
         return None
     alone = replace(question, unpacked_layers=0, sharded=True)
-    counts = range(2, MOST_SHARING + 1)
+    counts = range(2, min(MOST_SHARING, recipe.training.global_batch_size) + 1)  # one more would have no row
     return next((n for n in counts if estimate(replace(alone, gpus=n)).on_card_bytes <= capacity_bytes), None)
 
 
-def advise(question: MemoryQuestion, peak: int | None = None, *, bfloat16: bool = True) -> list[Advice]:
+def advise(
+    question: MemoryQuestion, peak: int | None = None, *, bfloat16: bool = True, readable: int | None = None
+) -> list[Advice]:
     """List single changes that lower the peak, the largest saving first; `bfloat16`: the card computes in it.
 
-    `peak` is that of the question in bytes, where it is known.
+    `peak` is that of the question in bytes, where it is known, and `readable` the most tokens that the model can read.
     """
     peak = peak or estimate(question).peak_bytes
-    changes = [each for each in _changes(question) if bfloat16 or each[0] != TO_BFLOAT16]
+    changes = [each for each in _changes(question, readable) if bfloat16 or each[0] != TO_BFLOAT16]
     advice = [Advice(change, peak - estimate(changed).peak_bytes) for change, changed in changes]
     return sorted((a for a in advice if a.saves_bytes >= LEAST_SAVED_BYTES), key=lambda a: -a.saves_bytes)
 
 
-def longest_row(question: MemoryQuestion, capacity_bytes: int) -> int:
+def longest_row(question: MemoryQuestion, capacity_bytes: int, step_rows: int) -> int:
     """Give the longest row, one per pass and in steps of 256 tokens (below that of 8), that fits; 0 when none does."""
 
-    alone = _row_by_row(question)
+    alone = _with_rows(question, 1, step_rows)
 
     def longest(step: int, end: int) -> int:
         def bytes_of(steps: int) -> int:
@@ -113,16 +123,20 @@ def longest_row(question: MemoryQuestion, capacity_bytes: int) -> int:
     return longest(ROW_STEP, LONGEST_ROW) or longest(SHORT_ROW_STEP, ROW_STEP - 1)
 
 
-def _row_by_row(question: MemoryQuestion) -> MemoryQuestion:
-    """The same rows, one a pass: where several made a step, gradients now wait from pass to pass."""
-    return replace(question, micro_batch_size=1, accumulation=question.accumulation or question.micro_batch_size > 1)
+def _with_rows(question: MemoryQuestion, rows: int, step_rows: int) -> MemoryQuestion:
+    """So many rows a pass: with fewer than a step has, gradients wait from pass to pass."""
+    return replace(question, micro_batch_size=rows, accumulation=rows < step_rows)
 
 
-def most_rows(question: MemoryQuestion, capacity_bytes: int) -> int:
+def most_rows(question: MemoryQuestion, capacity_bytes: int, step_rows: int) -> int:
     """Give the most rows per pass that fit at this row length; 0 when not even one does."""
-    return largest_count(
-        lambda rows: estimate(replace(question, micro_batch_size=rows)).on_card_bytes, capacity_bytes, 2**16
-    )
+
+    def bytes_of(rows: int) -> int:
+        return estimate(_with_rows(question, rows, step_rows)).on_card_bytes
+
+    if bytes_of(step_rows) > capacity_bytes:
+        return largest_count(bytes_of, capacity_bytes, step_rows - 1)
+    return step_rows + largest_count(lambda more: bytes_of(step_rows + more), capacity_bytes, MOST_ROWS - step_rows)
 
 
 def largest_count(bytes_of: Callable[[int], int], capacity_bytes: int, limit: int) -> int:
@@ -142,15 +156,15 @@ def largest_count(bytes_of: Callable[[int], int], capacity_bytes: int, limit: in
     return fits
 
 
-def _changes(question: MemoryQuestion) -> Iterator[tuple[str, MemoryQuestion]]:
+def _changes(question: MemoryQuestion, readable: int | None) -> Iterator[tuple[str, MemoryQuestion]]:
     """Every change that may help, in the words of the recipe."""
-    yield from _pass_changes(question)
+    yield from _pass_changes(question, readable)
     yield from _base_changes(question)
     if not isinstance(question.adapter, Full):
         yield from _adapter_changes(question, question.adapter)
 
 
-def _pass_changes(question: MemoryQuestion) -> Iterator[tuple[str, MemoryQuestion]]:
+def _pass_changes(question: MemoryQuestion, readable: int | None) -> Iterator[tuple[str, MemoryQuestion]]:
     if question.recomputed < len(question.shape.layers):
         everything = replace(question, checkpointing=True, recomputed_layers=None)
         yield "training.gradient_checkpointing: full", everything
@@ -158,11 +172,11 @@ def _pass_changes(question: MemoryQuestion) -> Iterator[tuple[str, MemoryQuestio
         away = replace(question, checkpointing=True, recomputed_layers=None, offloaded=True)
         yield "training.gradient_checkpointing: offloaded", away
     if question.micro_batch_size > 1:
-        yield "training.micro_batch_size: 1 (the same result)", _row_by_row(question)
+        yield "training.micro_batch_size: 1 (the same result)", _with_rows(question, 1, 2)
     if question.gpus > 1 and not question.sharded and _splits(question):
         yield "training.sharding: full", replace(question, sharded=True)
     if question.max_length >= 512:
-        half = question.max_length // 2
+        half = min(question.max_length // 2, readable or question.max_length)
         yield f"data.max_length: {half}", replace(question, max_length=half)
 
 

@@ -1,13 +1,14 @@
 """What an answer of `estimate-vram` takes for granted, and what its user should be warned of."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from lorafit.plan.advice import ROW_STEP, SHORT_ROW_STEP
 from lorafit.plan.autos import rows_of_process
 from lorafit.plan.base_config import beyond_positions, counted_unquantised
 from lorafit.plan.cards import Card
 from lorafit.plan.layers import ModelShape
-from lorafit.plan.memory import LARGEST_PASS_TOKENS
+from lorafit.plan.memory import LARGEST_PASS_TOKENS, estimate
 from lorafit.plan.question import MemoryQuestion
 from lorafit.plan.recompute import in_words
 from lorafit.plan.shapes import NamedShape
@@ -17,33 +18,45 @@ from lorafit.plan.units import GIB
 from lorafit.plan.unpacked import ROOM_SHARE
 from lorafit.plan.work import unknown_speed
 from lorafit.recipe.adapters import Dora, Full
-from lorafit.recipe.quantization import Bits4, Unquantized
+from lorafit.recipe.quantization import Unquantized
 from lorafit.recipe.schema import Recipe
 from lorafit.recipe.sharding import why_unsplit
 
+NOTHING_SAID: Mapping[str, Stack | None] = {}
 
-def warnings(recipe: Recipe, question: MemoryQuestion, found: NamedShape, upcast: str | None = None) -> list[str]:
-    """What was asked for and goes another way than its user may think; `upcast` as the option said it."""
+
+def warnings(
+    recipe: Recipe,
+    question: MemoryQuestion,
+    found: NamedShape,
+    upcast: str | None = None,
+    without: Mapping[str, Stack | None] = NOTHING_SAID,
+) -> list[str]:
+    """What was asked for and goes another way than its user may think.
+
+    `upcast` is as the option said it; `without` has for each habit that was named the stack that has all others.
+    """
     said = [
         counted_unquantised(found.taken_as, found.stored),
         beyond_positions(question.max_length, found.config),
         why_unsplit(recipe, question.gpus),
         _unpacked_experts(question),
         _adapted_experts(question),
-        *_idle(question, upcast),
+        *_idle(question, upcast, without),
     ]
     return [each for each in said if each]
 
 
-def _idle(question: MemoryQuestion, upcast: str | None) -> Iterator[str]:
+def _idle(question: MemoryQuestion, upcast: str | None, without: Mapping[str, Stack | None]) -> Iterator[str]:
     """What was said of transformers and changes nothing in what was asked about."""
-    stack, quantization = question.stack, question.quantization
-    if upcast not in (None, "none") and isinstance(quantization, Unquantized):
+    if upcast not in (None, "none") and isinstance(question.quantization, Unquantized):
         yield f"--upcast {upcast} turns nothing to float32: the base is not quantised"
-    if stack and stack.keeps_packed_inputs and not isinstance(quantization, Bits4):
-        yield "--habit old-bitsandbytes changes nothing: the base is not in 4 bits"
-    if stack and stack.narrow_adapters and question.is_full:
-        yield "--habit narrow-adapters changes nothing: there is no adapter"
+    if not without:
+        return
+    bytes_with = estimate(question).on_card_bytes
+    for habit, stack in without.items():
+        if estimate(replace(question, stack=stack)).on_card_bytes == bytes_with:
+            yield f"--habit {habit} changes nothing in what was asked about"
 
 
 def _unpacked_experts(question: MemoryQuestion) -> str:
@@ -65,11 +78,12 @@ def _adapted_experts(question: MemoryQuestion) -> str:
         return ""
     if adapter.target_modules != "all-linear":
         return ""
-    size = (question.trained_bytes + question.gradient_bytes) * stacked_adapter_parameters(shape, adapter.rank) / GIB
-    refused = ", for which PEFT refuses DoRA" if isinstance(adapter, Dora) else ""
+    added = stacked_adapter_parameters(shape, adapter.rank) // (question.gpus if question.sharded else 1)
+    size = (question.trained_bytes + question.gradient_bytes) * added / GIB
+    least = f"at least {size:,.1f} GiB of weights and gradients, not counted here"
     return (
-        f"PEFT's own all-linear adapts routers and stacked experts of {shape.model_type} too{refused}: at least "
-        f"{size:,.1f} GiB of weights and gradients, not counted here; --target-modules attention leaves them out"
+        f"PEFT's own all-linear adapts routers and stacked experts of {shape.model_type} too: "
+        f"{'it refuses DoRA there' if isinstance(adapter, Dora) else least}; --target-modules attention leaves them out"
     )
 
 
@@ -93,12 +107,8 @@ def of_card(recipe: Recipe, question: MemoryQuestion, card: Card | None, tokens:
         train = "`train` refuses the recipe there (E5-DTYPE): set model.dtype: float32"
         goes = "counted is what float16 takes too" if question.stack else train
         said.append(f"model.dtype is bfloat16, and {card.name} does not compute in it: {goes}")
-    if tokens is not None and (why := unknown_speed(question, card)):
-        known = card is not None and card.tflops is not None
-        said.append(
-            f"--tokens gives no hours: {why}"
-            + ("" if known else "; name one whose speed is known with --gpu, such as rtx-4090")
-        )
+    if tokens is not None and (unknown := unknown_speed(question, card)):
+        said.append(f"--tokens gives no hours: {'; '.join(unknown)}")
     return said
 
 

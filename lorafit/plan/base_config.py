@@ -32,6 +32,11 @@ def are_learned(config: Mapping[str, object]) -> bool:
     return kind in LEARNED or (family is not None and family.positions is not None)
 
 
+def readable(config: Mapping[str, object]) -> int | None:
+    """Give the most tokens in a row that the base can read at all; None: any number, well or badly."""
+    return positions(config) if are_learned(config) else None
+
+
 def beyond_positions(length: int, config: Mapping[str, object]) -> str:
     """Say that rows of so many tokens are longer than the base was made for; "" where they are not."""
     most = positions(config)

@@ -192,17 +192,17 @@ class ModelShape:
         return _sizes(self._linears)
 
     @cached_property
-    def matches(self) -> "dict[tuple[str, str | None], Matched]":
+    def matches(self) -> dict[tuple[str, str | None], Matched]:
         """What target modules match, by these: filled by whoever asks."""
         return {}
 
-    def matched(self, names: Collection[str]) -> "Matched":
+    def matched(self, names: Collection[str]) -> Matched:
         """Look up linears by their full names."""
         linears = [linear for linear in self._linears if linear.name in names]
-        short = [f"{self.prefix}.{index}." for index in range(len(self.layers))]
+        prefixes = [f"{self.prefix}.{index}." for index in range(len(self.layers))]
         of_layers = tuple(
             frozenset(linear.name for linear in layer.linears if prefix + linear.name in names)
-            for prefix, layer in zip(short, self.layers, strict=True)
+            for prefix, layer in zip(prefixes, self.layers, strict=True)
         )
         return Matched(linears, _sizes(linears), of_layers)
 

@@ -17,7 +17,8 @@ MOST_VALUES = 32
 MOST_DIGITS = 12  # Python reads no number of thousands
 WIDTH = 40  # characters of the longest bar
 _RANGE = re.compile(
-    r"(?:data\.|training\.|adapter\.)?(max_length|micro_batch_size|rank)=(\d+k?)(?:\.\.(\d+k?)|((?:,\d+k?)*))"
+    r"((?:data\.)?max_length|(?:training\.)?micro_batch_size|(?:adapter\.)?rank)="
+    r"(\d+k?)(?:\.\.(\d+k?)|((?:,\d+k?)*))"
 )
 
 
@@ -104,14 +105,15 @@ def sweep(
     if found is None:
         raise _fault(f"{text!r} is no setting with a range")
     values = [_number(found[2]), _number(found[3])] if found[3] else _listed(found[2] + (found[4] or ""))
-    least, most = LIMITS[found[1]]
+    setting = found[1].rpartition(".")[2]
+    least, most = LIMITS[setting]
     if beyond := [value for value in values if not least <= value <= most]:
-        raise _fault(f"{found[1]} is from {least:,} to {most:,}, and {beyond[0]:,} is not")
+        raise _fault(f"{setting} is from {least:,} to {most:,}, and {beyond[0]:,} is not")
     if found[3]:
         values = _doubled(*values)
-    change = SETTINGS[found[1]]
-    made = Sweep(found[1], [_point(value, change(question, value), capacity_bytes) for value in values])
-    if found[1] != "max_length":
+    change = SETTINGS[setting]
+    made = Sweep(setting, [_point(value, change(question, value), capacity_bytes) for value in values])
+    if setting != "max_length":
         return made
     return made._replace(note=rows_beyond(max(values), config), positions=positions(config))
 

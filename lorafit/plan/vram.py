@@ -8,8 +8,9 @@ from lorafit.errors import RecipeError
 from lorafit.plan.advice import Advice, Reach, advise, fewest_sharing, reaches
 from lorafit.plan.ask import ask, check_overrides, check_split, default_recipe, with_options
 from lorafit.plan.assumed import assumptions, of_card, warnings
+from lorafit.plan.autos import rows_of_process
 from lorafit.plan.bands import band
-from lorafit.plan.base_config import are_learned, positions, refuse_stored_quantised
+from lorafit.plan.base_config import positions, readable, refuse_stored_quantised
 from lorafit.plan.cards import Card, find_card
 from lorafit.plan.find_shape import find_shape
 from lorafit.plan.memory import estimate
@@ -27,11 +28,15 @@ if TYPE_CHECKING:  # what a plain answer does not need takes its time to load
 
 
 class Fit(NamedTuple):
-    """How a step sits on a card; `headroom_bytes` is what is left: 0 where it is tight, below it what tensors lack."""
+    """How a step sits on a card; `headroom_bytes` is what is left, negative where even the tensors do not fit.
+
+    `spare_bytes` is what is left beside all that torch holds, holes between tensors included.
+    """
 
     card: Card
     verdict: Verdict
     headroom_bytes: int
+    spare_bytes: int
     # the recipe's own way to recompute, or the last two of `auto`; the furthest last; none where only a trace tells
     reaches: list[Reach]
     # on other cards, where `model.dtype: auto` would take bfloat16 there; None: as many as on this one
@@ -45,6 +50,7 @@ class Fit(NamedTuple):
             "capacity_bytes": self.card.capacity_bytes,
             "fits": self.verdict != "does not fit",
             "headroom_bytes": self.headroom_bytes,
+            "spare_bytes": self.spare_bytes,
             "verdict": self.verdict,
             "largest_micro_batch_size": self.reaches[-1].most_rows if self.reaches else None,
             "longest_row_tokens": self.reaches[-1].longest_row if self.reaches else None,
@@ -187,6 +193,10 @@ def answer(
     refuse_stored_quantised(found.config, name)
     attention = asked.model.attention
     stack = find_stack(engine, upcast, "sdpa" if attention == "auto" else attention, habits)
+    without = {
+        each: find_stack(engine, upcast, "sdpa" if attention == "auto" else attention, [h for h in habits if h != each])
+        for each in habits
+    }
     check_split(asked, stack, "--sharding" if sharding else "training.sharding")
     question = ask(asked, found.shape, gpus, card, stack, classes)
     result = estimate(question)
@@ -199,8 +209,8 @@ def answer(
         question=question,
         estimate=result,
         fit=_fit(asked, question, card, result, found.config) if card else None,
-        advice=_advice(question, result, card),
-        warnings=[*warnings(asked, question, found, upcast), *of_card(asked, question, card, tokens)],
+        advice=_advice(question, result, card, readable(found.config)),
+        warnings=[*warnings(asked, question, found, upcast, without), *of_card(asked, question, card, tokens)],
         assumptions=[*assumptions(asked, question, card), f"the band {around.said}"],
         work=work(question, card, tokens, price_per_hour),
         outside=outside(question, result, asked.training.keep_checkpoints),
@@ -208,10 +218,10 @@ def answer(
     )
 
 
-def _advice(question: MemoryQuestion, result: Estimate, card: Card | None) -> list[Advice]:
+def _advice(question: MemoryQuestion, result: Estimate, card: Card | None, readable: int | None) -> list[Advice]:
     if question.shape.read_off:
         return []
-    return advise(question, result.peak_bytes, bfloat16=card is None or card.bfloat16)
+    return advise(question, result.peak_bytes, bfloat16=card is None or card.bfloat16, readable=readable)
 
 
 def _swept(text: str, question: MemoryQuestion, card: Card | None, config: Mapping[str, object]) -> "Sweep":
@@ -226,7 +236,7 @@ def _swept(text: str, question: MemoryQuestion, card: Card | None, config: Mappi
 
 
 def _fit(recipe: Recipe, question: MemoryQuestion, card: Card, result: Estimate, config: Mapping[str, object]) -> Fit:
-    fit = fit_on(card, result, _reaches(recipe, question, card, positions(config) if are_learned(config) else None))
+    fit = fit_on(card, result, _reaches(recipe, question, card, readable(config)))
     if fit.verdict == "does not fit" and not question.stack and not question.shape.read_off:
         fit = fit._replace(together=fewest_sharing(recipe, question, card.capacity_bytes))
     if card.bfloat16 or recipe.model.dtype != "auto" or question.shape.read_off:
@@ -234,19 +244,21 @@ def _fit(recipe: Recipe, question: MemoryQuestion, card: Card, result: Estimate,
     return fit._replace(elsewhere_bytes=estimate(replace(question, dtype="bfloat16")).on_card_bytes)
 
 
-def _reaches(recipe: Recipe, question: MemoryQuestion, card: Card, longest: int | None) -> list[Reach]:
+def _reaches(recipe: Recipe, question: MemoryQuestion, card: Card, readable: int | None) -> list[Reach]:
     if question.shape.read_off:
         return []
     return reaches(
         question,
         card.capacity_bytes,
+        rows_of_process(recipe, question.gpus),
         auto=recipe.training.gradient_checkpointing == "auto",
         splits=recipe.training.sharding == "auto" and may_split(recipe, question),
-        longest=longest,
+        readable=readable,
     )
 
 
 def fit_on(card: Card, result: Estimate, found: list[Reach]) -> Fit:
     """Set an estimate on a card, and how far the card goes beside it."""
-    left, of_tensors = (card.capacity_bytes - size for size in (result.on_card_bytes, result.least_on_card_bytes))
-    return Fit(card, result.verdict(card.capacity_bytes), max(left, min(of_tensors, 0)), found)
+    spare, verdict = card.capacity_bytes - result.on_card_bytes, result.verdict(card.capacity_bytes)
+    headroom = spare if verdict == "fits" else card.capacity_bytes - result.least_on_card_bytes
+    return Fit(card, verdict, headroom, spare, found)

@@ -18,6 +18,8 @@ LOW_SHARE, HIGH_SHARE = 0.21, 0.6
 # one launch comes near a copy's 80 %.
 LOW_BANDWIDTH_SHARE, HIGH_BANDWIDTH_SHARE = 0.14, 0.8
 HOUR_SECONDS = 3600
+NAME_A_CARD = "name one whose speed is known with --gpu, such as rtx-4090"
+IN_16_BITS = "ask with --set model.dtype=bfloat16, or go without"
 
 
 class Work(NamedTuple):
@@ -111,11 +113,12 @@ def work(question: MemoryQuestion, card: Card | None, tokens: int | None, price_
             fix="add --gpu and --tokens",
             code="E2-USAGE",
         )
-    if price_per_hour is not None and (unknown := unknown_speed(question, card)):
+    unknown = unknown_speed(question, card)
+    if price_per_hour is not None and unknown:
         raise RecipeError(
-            unknown,
+            unknown[0],
             where="--price-per-hour",
-            fix="name a card with --gpu, such as rtx-4090, and train in 16 bits",
+            fix=unknown[1],
             code="E2-USAGE",
         )
     share = question.recomputed / len(question.shape.layers)
@@ -125,14 +128,14 @@ def work(question: MemoryQuestion, card: Card | None, tokens: int | None, price_
         recomputed_flops_per_token=again,
         moved_bytes=round((2 + share) * _unpacked_bytes(question) + (1 + share) * _normed_bytes(question)),
         pass_tokens=question.tokens,
-        card=None if unknown_speed(question, card) else card,
+        card=None if unknown else card,
         gpus=question.gpus,
         tokens=tokens,
         price_per_hour=price_per_hour,
     )
     if found.cost and not math.isfinite(found.cost[1]):
         raise RecipeError(
-            f"{price_per_hour} is no price, or comes to no cost",
+            f"a cost at {price_per_hour} an hour is beyond all numbers",
             where="--price-per-hour",
             fix="give a number: --price-per-hour 2.5",
             code="E2-USAGE",
@@ -140,15 +143,15 @@ def work(question: MemoryQuestion, card: Card | None, tokens: int | None, price_
     return found
 
 
-def unknown_speed(question: MemoryQuestion, card: Card | None) -> str:
-    """Say why nothing is known of a card's speed; nothing where it is."""
+def unknown_speed(question: MemoryQuestion, card: Card | None) -> tuple[str, str] | None:
+    """Say why nothing is known of a card's speed, and what to do; None where it is known."""
     if card is None:
-        return "no card is named"
+        return "no card is named", NAME_A_CARD
     if card.tflops is None:
-        return f"no speed is known of {card.name}"
+        return f"no speed is known of {card.name}", NAME_A_CARD
     if question.compute_bytes == 4:
-        return f"of {card.name} the speed of 16-bit products is known, and model.dtype is float32"
-    return ""
+        return f"of {card.name} the speed of 16-bit products is known, and model.dtype is float32", IN_16_BITS
+    return None
 
 
 def _flops(question: MemoryQuestion) -> int:

@@ -100,7 +100,7 @@ def row(cell: Cell, device: str, tiny: bool) -> Facts:
         if capacity > total:
             return {"left_out": "the card is too small"}
         torch.cuda.set_per_process_memory_fraction(capacity / total)
-    guess = 64 if tiny else longest_row(work.question, capacity)
+    guess = 64 if tiny else longest_row(work.question, capacity, 1)
     longest, tried, length = 0, {}, guess
     for _ in range(TRIES):
         tried[length] = fits = _fits(replace(work, full_rows=length))

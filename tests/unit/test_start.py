@@ -11,15 +11,16 @@ ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "datasets", "numpy", "rich")
 # Runs the command in its own process and prints which heavy packages it left imported, as the last line.
 RUN = """
-import json, sys
-from lorafit.cli import main
+import gc, json, sys
+from lorafit.__main__ import main
 heavy, sys.argv = json.loads(sys.argv[1]), ["lorafit", *sys.argv[2:]]
 code = 0
 try:
     main()
 except SystemExit as stop:
     code = stop.code or 0
-print(json.dumps({"code": code, "imported": [name for name in heavy if name in sys.modules]}))
+print(json.dumps({"code": code, "imported": [name for name in heavy if name in sys.modules],
+    "collects": gc.isenabled()}))
 """
 COMMANDS = [
     "--help",
@@ -43,4 +44,4 @@ def test_command_imports_nothing_heavy(command: str) -> None:
     arguments = [sys.executable, "-c", RUN, json.dumps(HEAVY), *command.split()]
     done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == {"code": 0, "imported": []}, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == {"code": 0, "imported": [], "collects": True}, done.stderr

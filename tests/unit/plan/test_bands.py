@@ -110,12 +110,13 @@ def answer_of(model: str = "llama-3-8b", gpu: str | None = None) -> Answer:
 
 
 def test_own_runs_widen_it_and_never_narrow_it(tmp_path: Path) -> None:
-    for name, difference in (("a", 0.02), ("b", -0.05), ("c", None), ("d", -1), ("e", float("nan"))):
+    nonsense = (-1, float("nan"), 10**400, -1 + 1e-16)
+    for name, difference in (("a", 0.02), ("b", -0.05), ("c", None), *zip("defg", nonsense, strict=True)):
         report = RunFolder(tmp_path / name).memory_report
         report.parent.mkdir(parents=True)
         report.write_text(json.dumps({"difference": difference}))
     (tmp_path / "no run").mkdir()
-    pipe = RunFolder(tmp_path / "f").memory_report
+    pipe = RunFolder(tmp_path / "pipe").memory_report
     pipe.parent.mkdir(parents=True)
     os.mkfifo(pipe)
     (tmp_path / "a file").write_text("")

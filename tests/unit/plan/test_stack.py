@@ -180,7 +180,7 @@ def test_no_name_and_no_price_are_said() -> None:
     options = {"rank": None, "target_modules": None, "max_length": None, "micro_batch_size": None, "gpus": 1}
     with pytest.raises(RecipeError, match="no model"):
         answer(None, model="", method="lora", gpu=None, **options)  # type: ignore[arg-type]
-    with pytest.raises(RecipeError, match="no price"):
+    with pytest.raises(RecipeError, match="a cost at inf an hour is beyond all numbers"):
         answer(None, model="8b", method="lora", gpu="h100", tokens=9, price_per_hour=float("inf"), **options)  # type: ignore[arg-type]
 
 

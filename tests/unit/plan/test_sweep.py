@@ -65,9 +65,13 @@ def test_rows_beyond_the_models_positions_are_said_to_be(config: dict[str, objec
     assert sweep("rank=2048", QUESTION, None, config).note == ""
 
 
-@pytest.mark.parametrize(
-    "text", ["", "rank", "rank=0", "rank=8..4", "alpha=1..2", "max_length=1..99999999k", "rank=" + "9" * 5000]
-)
+NO_RANGES = [
+    "", "rank", "rank=0", "rank=8..4", "alpha=1..2", "data.rank=8", "adapter.max_length=1k",
+    "max_length=1..99999999k", "rank=" + "9" * 5000,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", NO_RANGES)
 def test_faults(text: str) -> None:
     with pytest.raises(RecipeError):
         sweep(text, QUESTION, None)
