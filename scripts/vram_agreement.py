@@ -68,10 +68,7 @@ def agreement(seed: int, index: int) -> Agreement:
 
 
 def agreements(seed: int, numbers: Iterable[int]) -> Iterator[Agreement]:
-    """Answer many, each in a process of its own: torch has crashed as it collected what a trace left behind.
-
-    Raises BrokenProcessPool where one dies.
-    """
+    """Answer many, each in a process: torch has crashed as it collected a trace. BrokenProcessPool where one dies."""
     for index in numbers:
         with ProcessPoolExecutor(1, get_context("fork")) as alone:
             yield _agreement(index, drawn(seed, index), alone.submit(_row, seed, index).result())
