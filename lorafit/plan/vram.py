@@ -18,7 +18,7 @@ from lorafit.plan.outside import outside
 from lorafit.plan.question import Component, Estimate, MemoryQuestion, Verdict
 from lorafit.plan.shapes import NamedShape, OfClass
 from lorafit.plan.shards import may_split
-from lorafit.plan.stack import find_stack
+from lorafit.plan.stack import Kernel, find_stack
 from lorafit.plan.work import Work, work
 from lorafit.recipe.schema import Recipe
 
@@ -191,12 +191,9 @@ def answer(
     revision, where = (None, "--model") if model else (base.model.revision, "model.path")
     found = find_shape(name, revision, online=True, where=where, of_class=of_class)
     refuse_stored_quantised(found.config, name)
-    attention = asked.model.attention
-    stack = find_stack(engine, upcast, "sdpa" if attention == "auto" else attention, habits)
-    without = {
-        each: find_stack(engine, upcast, "sdpa" if attention == "auto" else attention, [h for h in habits if h != each])
-        for each in habits
-    }
+    kernel: Kernel = "sdpa" if asked.model.attention == "auto" else asked.model.attention
+    stack = find_stack(engine, upcast, kernel, habits)
+    without = {each: find_stack(engine, upcast, kernel, [h for h in habits if h != each]) for each in habits}
     check_split(asked, stack, "--sharding" if sharding else "training.sharding")
     question = ask(asked, found.shape, gpus, card, stack, classes)
     result = estimate(question)
