@@ -77,7 +77,7 @@ def reaches(
 def _reach(question: MemoryQuestion, capacity_bytes: int, step_rows: int, readable: int | None) -> Reach:
     found = longest_row(question, capacity_bytes, step_rows)
     length = found if readable is None else min(found, readable)
-    longest = replace(_with_rows(question, 1, step_rows), max_length=max(1, length))
+    longest = replace(question.with_rows(1, step_rows), max_length=max(1, length))
     return Reach(
         recomputation=in_words(question.recomputed, len(question.shape.layers), offloaded=question.offloaded)
         + (", the base split" if question.sharded else ""),
@@ -111,8 +111,7 @@ def advise(
 
 def longest_row(question: MemoryQuestion, capacity_bytes: int, step_rows: int) -> int:
     """Give the longest row, one per pass and in steps of 256 tokens (below that of 8), that fits; 0 when none does."""
-
-    alone = _with_rows(question, 1, step_rows)
+    alone = question.with_rows(1, step_rows)
 
     def longest(step: int, end: int) -> int:
         def bytes_of(steps: int) -> int:
@@ -123,16 +122,11 @@ def longest_row(question: MemoryQuestion, capacity_bytes: int, step_rows: int) -
     return longest(ROW_STEP, LONGEST_ROW) or longest(SHORT_ROW_STEP, ROW_STEP - 1)
 
 
-def _with_rows(question: MemoryQuestion, rows: int, step_rows: int) -> MemoryQuestion:
-    """So many rows a pass: with fewer than a step has, gradients wait from pass to pass."""
-    return replace(question, micro_batch_size=rows, accumulation=rows < step_rows)
-
-
 def most_rows(question: MemoryQuestion, capacity_bytes: int, step_rows: int) -> int:
     """Give the most rows per pass that fit at this row length; 0 when not even one does."""
 
     def bytes_of(rows: int) -> int:
-        return estimate(_with_rows(question, rows, step_rows)).on_card_bytes
+        return estimate(question.with_rows(rows, step_rows)).on_card_bytes
 
     if bytes_of(step_rows) > capacity_bytes:
         return largest_count(bytes_of, capacity_bytes, step_rows - 1)
@@ -172,7 +166,8 @@ def _pass_changes(question: MemoryQuestion, readable: int | None) -> Iterator[tu
         away = replace(question, checkpointing=True, recomputed_layers=None, offloaded=True)
         yield "training.gradient_checkpointing: offloaded", away
     if question.micro_batch_size > 1:
-        yield "training.micro_batch_size: 1 (the same result)", _with_rows(question, 1, 2)
+        change = question.with_rows(1, step_rows=question.micro_batch_size)
+        yield "training.micro_batch_size: 1 (the same result)", change
     if question.gpus > 1 and not question.sharded and _splits(question):
         yield "training.sharding: full", replace(question, sharded=True)
     if question.max_length >= 512:

@@ -77,7 +77,7 @@ def rows_of_process(recipe: Recipe, gpus: int) -> int:
 
 def _with_most_rows(recipe: Recipe, question: MemoryQuestion, room: Room) -> MemoryQuestion:
     most = largest_micro_batch(question, room.bytes, recipe.training.global_batch_size, question.gpus)
-    return replace(question, micro_batch_size=most, accumulation=most < rows_of_process(recipe, question.gpus))
+    return question.with_rows(most, rows_of_process(recipe, question.gpus))
 
 
 def _has_host(question: MemoryQuestion, room: Room) -> bool:

@@ -68,7 +68,7 @@ def largest_micro_batch(question: MemoryQuestion, capacity_bytes: int, global_ba
     share = -(-global_batch // world)
     for rows in range(share, 1, -1):
         if share % rows == 0 and rows * question.max_length <= LARGEST_PASS_TOKENS:
-            asked = replace(question, micro_batch_size=rows, accumulation=rows < share, gpus=world)
+            asked = replace(question, gpus=world).with_rows(rows, share)
             if estimate(asked).on_card_bytes <= capacity_bytes:
                 return rows
     return 1

@@ -1,6 +1,6 @@
 """What the memory model is asked, and what it answers with."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, NamedTuple
 
@@ -40,6 +40,10 @@ class MemoryQuestion:
     classes: int = 0  # of a classification head, which then takes the place of the output head; 0 without one
     target_share: float = 1.0  # of the tokens that the loss counts, and that therefore have logits
     workspace_bytes: int = WORKSPACE_BYTES  # of cuBLAS, on all handles; it goes by the card
+
+    def with_rows(self, rows: int, step_rows: int) -> "MemoryQuestion":
+        """Ask for so many rows a pass: with fewer than a process has in a step, gradients wait from pass to pass."""
+        return replace(self, micro_batch_size=rows, accumulation=rows < step_rows)
 
     @property
     def tokens(self) -> int:
